@@ -1,0 +1,64 @@
+"""ONNX names as module paths: reversible, and never able to smuggle code into a generated forward()."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from urllib.parse import quote, unquote
+
+from torch import fx, nn
+
+__all__ = ["identifier", "onnx_name", "parameter_paths"]
+
+_RESERVED = frozenset(dir(fx.GraphModule(nn.Module(), fx.Graph())))
+
+
+def parameter_paths(names: Iterable[str]) -> dict[str, str]:
+    """Returns the `state_dict` key of each initializer name: the name itself wherever that is a legal path.
+
+    Other characters than letters, digits and `_ : / -` are percent-encoded; so is a first letter where the
+    element would hide a method of the module, and a dot where it cannot separate modules (`a` and `a.b`
+    both being tensors, or an empty element). `onnx_name` is the inverse.
+
+    >>> parameter_paths(["conv.weight", "a b", "forward"])
+    {'conv.weight': 'conv.weight', 'a b': 'a%20b', 'forward': '%66orward'}
+    """
+    names = list(names)
+    taken = set(names)
+    paths = {}
+    for name in names:
+        elements = name.split(".")
+        prefixes = {".".join(elements[:i]) for i in range(1, len(elements))}
+        if "" in elements or prefixes & taken:
+            elements = [name]
+        paths[name] = ".".join(_element(e) for e in elements)
+    return paths
+
+
+def _element(text: str) -> str:
+    escaped = quote(text, safe=":/-").replace(".", "%2E").replace("~", "%7E")
+    if escaped in _RESERVED:
+        escaped = f"%{ord(escaped[0]):02X}{escaped[1:]}"
+    return escaped
+
+
+def onnx_name(path: str) -> str:
+    """Returns the initializer name behind a `state_dict` key.
+
+    >>> onnx_name("a%20b"), onnx_name("%66orward")
+    ('a b', 'forward')
+    """
+    return unquote(path)
+
+
+def identifier(text: str, taken: set[str], fallback: str) -> str:
+    """Returns a new Python identifier made from an ONNX name, and adds it to `taken`."""
+    base = re.sub(r"\W+", "_", text, flags=re.ASCII).strip("_") or fallback
+    if base[0].isdigit():
+        base = f"{fallback}_{base}"
+    name, count = base, 0
+    while name in taken or name in _RESERVED:
+        count += 1
+        name = f"{base}_{count}"
+    taken.add(name)
+    return name

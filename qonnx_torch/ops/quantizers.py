@@ -1,0 +1,532 @@
+"""What the QONNX quantizers mean: Quant/IntQuant, BipolarQuant, Trunc, FloatQuant, MultiThreshold.
+
+Each is one `torch.library` operator with a CompositeImplicitAutograd implementation in plain torch
+operations: one node under `torch.export` and symbolic tracing, fused by `torch.compile`, differentiable by
+ordinary autograd (straight-through at the rounding), and usable under `torch.func`.
+
+The forward value is bit for bit that of qonnx 1.0.0, which computes in NumPy: the arithmetic follows NumPy's
+type promotion (a float64 scale, or an int64 zero point, makes float64 arithmetic), divides truly, clamps,
+then rounds. The result is float32, or has the dtype of x where x and scale share another floating dtype.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from qonnx_torch.errors import InvalidModelError
+from qonnx_torch.ops._operator import as_tensor, operator
+from qonnx_torch.ops.rounding import resolve_rounding_mode, round_to_integer, straight_through
+from qonnx_torch.registry import QONNX_DOMAIN, REGISTRY
+
+__all__ = ["bipolar_quant", "float_quant", "integer_bounds", "multi_threshold", "quant", "trunc", "trunc_v1"]
+
+TensorLike = Tensor | float | int
+
+
+def _promote(*tensors: Tensor) -> torch.dtype:
+    """Returns the dtype in which NumPy computes with these tensors; half precision counts as float32."""
+    wide = (torch.float64, torch.int32, torch.int64, torch.uint32, torch.uint64)
+    return torch.float64 if any(t.dtype in wide for t in tensors) else torch.float32
+
+
+def _result_dtype(x: Tensor, scale: Tensor) -> torch.dtype:
+    return x.dtype if x.dtype == scale.dtype and x.is_floating_point() else torch.float32
+
+
+def _shift(x: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
+    """Returns x / scale + zero_point in NumPy's promoted dtypes."""
+    carrier = _promote(x, scale)
+    y = x.to(carrier) / scale.to(carrier)
+    carrier = _promote(y, zero_point)
+    return y.to(carrier) + zero_point.to(carrier)
+
+
+def _unshift(q: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
+    """Returns (q - zero_point) * scale in NumPy's promoted dtypes."""
+    carrier = _promote(q, zero_point)
+    y = q.to(carrier) - zero_point.to(carrier)
+    carrier = _promote(y, scale)
+    return y.to(carrier) * scale.to(carrier)
+
+
+def integer_bounds(bit_width: Tensor, *, signed: bool, narrow: bool) -> tuple[Tensor, Tensor]:
+    """Returns the smallest and largest integer of a quantizer, in the dtype of bit_width.
+
+    signed: [-2^(b-1) (+1 if narrow), 2^(b-1) - 1]; unsigned: [0, 2^b - 1 (-1 if narrow)].
+    The operator's text lets narrow act on signed quantizers only; the reference and Brevitas narrow both.
+
+    >>> [int(v) for v in integer_bounds(torch.tensor(8), signed=False, narrow=True)]
+    [0, 254]
+    """
+    if signed:
+        half = torch.pow(2, bit_width - 1)
+        return (-half + 1 if narrow else -half), half - 1
+    return 0 * bit_width, torch.pow(2, bit_width) - (2 if narrow else 1)
+
+
+def _clamp(x: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    # Two selections, as in the reference: NaN stays, -0.0 stays, and gradients reach the bounds.
+    x = torch.where(x > high, high.to(x.dtype), x)
+    return torch.where(x < low, low.to(x.dtype), x)
+
+
+def _bipolar(x: Tensor) -> Tensor:
+    """Returns +1 where x >= 0, else -1 (also for NaN), with gradient 1."""
+    one = torch.ones_like(x)
+    return straight_through(x, torch.where(x.detach() >= 0, one, -one))
+
+
+def _quant_impl(
+    x: Tensor,
+    scale: Tensor,
+    zero_point: Tensor,
+    bit_width: Tensor,
+    *,
+    signed: bool,
+    narrow: bool,
+    rounding_mode: str,
+    one_bit: bool | None,
+) -> Tensor:
+    y = _shift(x, scale, zero_point)
+    bipolar = _bipolar(y) if signed and one_bit is not False else None
+    if bipolar is not None and one_bit:
+        q = bipolar
+    else:
+        low, high = integer_bounds(bit_width, signed=signed, narrow=narrow)
+        q = round_to_integer(_clamp(y, low, high), rounding_mode)
+        if bipolar is not None:
+            q = torch.where(bit_width == 1, bipolar, q)
+    return _unshift(q, scale, zero_point).to(_result_dtype(x, scale))
+
+
+def _bipolar_quant_impl(x: Tensor, scale: Tensor) -> Tensor:
+    carrier = _promote(x, scale)
+    return (_bipolar(x.to(carrier)) * scale.to(carrier)).to(_result_dtype(x, scale))
+
+
+def _trunc_impl(
+    x: Tensor,
+    scale: Tensor,
+    zero_point: Tensor,
+    input_bit_width: Tensor,
+    output_scale: Tensor,
+    output_bit_width: Tensor,
+    *,
+    signed: bool,
+    narrow: bool,
+    rounding_mode: str,
+) -> Tensor:
+    y = round_to_integer(_shift(x, scale, zero_point), "ROUND")
+    carrier = _promote(scale, output_scale)
+    ratio = output_scale.to(carrier) / scale.to(carrier)
+    step = torch.exp2(round_to_integer(torch.log2(ratio), "ROUND"))
+    carrier = _promote(y, step)
+    y = y.to(carrier) / step.to(carrier)
+    low, high = integer_bounds(output_bit_width, signed=signed, narrow=narrow)
+    q = round_to_integer(_clamp(y, low, high), rounding_mode)
+    carrier = _promote(zero_point, step)
+    output_zero_point = zero_point.to(carrier) / step.to(carrier)
+    return _unshift(q, output_scale, output_zero_point).to(_result_dtype(x, scale))
+
+
+def _trunc_v1_impl(
+    x: Tensor,
+    scale: Tensor,
+    zero_point: Tensor,
+    input_bit_width: Tensor,
+    output_bit_width: Tensor,
+    *,
+    rounding_mode: str,
+) -> Tensor:
+    y = round_to_integer(_shift(x, scale, zero_point), "ROUND")
+    carrier = _promote(input_bit_width, output_bit_width)
+    step = torch.pow(2.0, input_bit_width.to(carrier) - output_bit_width.to(carrier))
+    carrier = _promote(y, step)
+    q = round_to_integer(y.to(carrier) / step.to(carrier), rounding_mode)
+    return _unshift(q, scale, zero_point).to(_result_dtype(x, scale))
+
+
+def _float_quant_impl(
+    x: Tensor,
+    scale: Tensor,
+    exponent_bit_width: Tensor,
+    mantissa_bit_width: Tensor,
+    exponent_bias: Tensor,
+    max_val: Tensor,
+    *,
+    has_inf: bool,
+    has_nan: bool,
+    saturation: bool,
+    rounding_mode: str,
+) -> Tensor:
+    carrier = _promote(x, scale)
+    y = x.to(carrier) / scale.to(carrier)
+
+    # The quantization step 2^(floor(log2 |y|) - mantissa bits), not below the step of the subnormals.
+    # log2 is taken in float64 and rounded to the carrier: then floor() errs where the reference's correctly
+    # rounded float32 log2 errs (just below powers of two), whatever log2 the device or compiler has.
+    magnitude = torch.abs(y.detach()) + torch.finfo(carrier).tiny
+    exponent = torch.floor(torch.log2(magnitude.to(torch.float64)).to(carrier))
+    carrier = _promote(exponent, exponent_bias, mantissa_bit_width)
+    bias, mantissa_bits = exponent_bias.to(carrier), mantissa_bit_width.to(carrier)
+    step = torch.exp2(torch.maximum(exponent.to(carrier) - mantissa_bits, 1.0 - bias - mantissa_bits))
+
+    carrier = _promote(y, step)
+    y, step = y.to(carrier), step.to(carrier)
+    q = step * round_to_integer(y / step, rounding_mode)
+
+    largest = torch.minimum(_largest_float(exponent_bit_width, mantissa_bit_width, exponent_bias), max_val)
+    largest = largest.to(torch.float64)
+    q64 = q.to(torch.float64)
+    overflow = torch.abs(q64.detach()) > largest
+    result = torch.clamp(q64, -largest, largest)
+    if not saturation:
+        infinite = torch.copysign(torch.full_like(result, torch.inf), result) if has_inf else torch.nan
+        result = torch.where(overflow, infinite, result)
+    return (result * scale.to(torch.float64)).to(_result_dtype(x, scale))
+
+
+def _largest_float(exponent_bit_width: Tensor, mantissa_bit_width: Tensor, exponent_bias: Tensor) -> Tensor:
+    """Returns (2 - 2^-m) * 2^(2^e - 1 - bias), the largest value when no code is kept for inf or NaN.
+
+    The reference adds up the bits of the largest mantissa one by one, so a fractional m counts as the next integer.
+    """
+    exponent = torch.pow(2.0, exponent_bit_width) - 1.0 - exponent_bias
+    bits = torch.ceil(mantissa_bit_width.to(torch.float64))
+    return (2.0 - torch.pow(2.0, -bits)) * torch.exp2(exponent.to(torch.float64))
+
+
+def _multi_threshold_impl(
+    x: Tensor, thresholds: Tensor, *, out_scale: float, out_bias: float, channel_axis: int
+) -> Tensor:
+    table = thresholds.reshape((*thresholds.shape[:-1], *[1] * (x.dim() - 1 - channel_axis), -1))
+    count = (x.detach().unsqueeze(-1) >= table).sum(-1).to(x.dtype)
+    first, last = table[..., 0], table[..., -1]
+    steps = thresholds.shape[-1] - 1
+    # Straight-through: the staircase is replaced by the line from its first to its last step.
+    slope = torch.where(last > first, steps / (last - first), 1.0)
+    line = torch.clamp(x, first, last) if steps else torch.clamp(x, first - 1, last + 1)
+    return out_scale * straight_through(line * slope, count) + out_bias
+
+
+_LIBRARY = torch.library.Library("qonnx_torch", "DEF")
+
+for _schema, _implementation in (
+    (
+        "quant(Tensor x, Tensor scale, Tensor zero_point, Tensor bit_width, *, bool signed, bool narrow, "
+        "str rounding_mode, bool? one_bit) -> Tensor",
+        _quant_impl,
+    ),
+    ("bipolar_quant(Tensor x, Tensor scale) -> Tensor", _bipolar_quant_impl),
+    (
+        "trunc(Tensor x, Tensor scale, Tensor zero_point, Tensor input_bit_width, Tensor output_scale, "
+        "Tensor output_bit_width, *, bool signed, bool narrow, str rounding_mode) -> Tensor",
+        _trunc_impl,
+    ),
+    (
+        "trunc_v1(Tensor x, Tensor scale, Tensor zero_point, Tensor input_bit_width, "
+        "Tensor output_bit_width, *, str rounding_mode) -> Tensor",
+        _trunc_v1_impl,
+    ),
+    (
+        "float_quant(Tensor x, Tensor scale, Tensor exponent_bit_width, Tensor mantissa_bit_width, "
+        "Tensor exponent_bias, Tensor max_val, *, bool has_inf, bool has_nan, bool saturation, "
+        "str rounding_mode) -> Tensor",
+        _float_quant_impl,
+    ),
+    (
+        "multi_threshold(Tensor x, Tensor thresholds, *, float out_scale, float out_bias, "
+        "int channel_axis) -> Tensor",
+        _multi_threshold_impl,
+    ),
+):
+    _LIBRARY.define(_schema)
+    _name = _schema.partition("(")[0]
+    _LIBRARY.impl(_name, _implementation, "CompositeImplicitAutograd")
+    # Under vmap too the operator is its parts; without this, vmap loops over the samples and warns.
+    _LIBRARY.impl(_name, _implementation, "FuncTorchBatchedDecomposition")
+
+
+def _parameter(value: TensorLike, x: Tensor) -> Tensor:
+    """Returns a quantizer parameter as a tensor on x's device; a Python number becomes 0-d float32."""
+    return value if isinstance(value, Tensor) else torch.tensor(float(value), device=x.device)
+
+
+@operator("Quant", domain=QONNX_DOMAIN, required=("signed", "narrow"), python_only=("one_bit",))
+def quant(
+    x: Tensor,
+    scale: TensorLike,
+    zero_point: TensorLike,
+    bit_width: TensorLike,
+    *,
+    signed: bool = True,
+    narrow: bool = False,
+    rounding_mode: str = "ROUND",
+    one_bit: bool | None = None,
+) -> Tensor:
+    """Returns x rounded to a uniform integer grid, dequantized (QONNX Quant, also called IntQuant).
+
+    (round(clamp(x / scale + zero_point, low, high)) - zero_point) * scale, with low and high from
+    `integer_bounds`. A signed quantizer of 1 bit is bipolar: +1 where x / scale + zero_point >= 0, else -1.
+
+    Args:
+        x: any shape, floating.
+        scale: broadcastable to x; > 0 in practice (0 gives NaN, negative values work).
+        zero_point: broadcastable to x; may be fractional.
+        bit_width: one value, in bits; may be fractional (then the bounds are).
+        signed: whether the integers are signed.
+        narrow: drop the lowest (signed) or highest (unsigned) integer.
+        rounding_mode: see `resolve_rounding_mode`.
+        one_bit: whether bit_width is 1 where that is known beforehand; None decides on the tensor, which
+            costs a second branch. A Python number as bit_width makes it known.
+
+    Returns:
+        The shape of x broadcast with the parameters; float32, or x's dtype where scale has the same.
+
+    Raises:
+        InvalidModelError: unknown rounding mode.
+
+    Source: QONNX 1.0.0, operator IntQuant. Gradient: straight-through at the rounding, zero outside the
+    clamped range; it reaches x, scale, zero_point and bit_width.
+
+    >>> quant(torch.tensor([0.5, 1.5, 2.5, -9.0]), 1.0, 0.0, 3)
+    tensor([ 0.,  2.,  2., -4.])
+    """
+    if one_bit is None and not isinstance(bit_width, Tensor):
+        one_bit = bit_width == 1
+    result: Tensor = torch.ops.qonnx_torch.quant(
+        x,
+        _parameter(scale, x),
+        _parameter(zero_point, x),
+        _parameter(bit_width, x),
+        signed=bool(signed),
+        narrow=bool(narrow),
+        rounding_mode=resolve_rounding_mode(rounding_mode),
+        one_bit=one_bit,
+    )
+    return result
+
+
+# The operator's name since QONNX 1.0; files of both names are around, Quant is what every client reads.
+REGISTRY.add(replace(REGISTRY.get(QONNX_DOMAIN, "Quant", 1), op_type="IntQuant"))
+
+
+@operator("BipolarQuant", domain=QONNX_DOMAIN)
+def bipolar_quant(x: Tensor, scale: TensorLike) -> Tensor:
+    """Returns +scale where x >= 0 (also for -0.0), else -scale (also for NaN).
+
+    Args:
+        x: any shape, floating.
+        scale: broadcastable to x.
+
+    Returns:
+        The shape of x broadcast with scale; float32, or x's dtype where scale has the same.
+
+    Source: QONNX 1.0.0, operator BipolarQuant. Gradient: straight-through (d/dx = scale).
+
+    >>> bipolar_quant(torch.tensor([-0.0, 0.1, -0.1]), 0.5)
+    tensor([ 0.5000,  0.5000, -0.5000])
+    """
+    result: Tensor = torch.ops.qonnx_torch.bipolar_quant(x, _parameter(scale, x))
+    return result
+
+
+@operator("Trunc", domain=QONNX_DOMAIN, since_version=2)
+def trunc(
+    x: Tensor,
+    scale: TensorLike,
+    zero_point: TensorLike,
+    input_bit_width: TensorLike,
+    output_scale: TensorLike,
+    output_bit_width: TensorLike,
+    *,
+    signed: bool = True,
+    narrow: bool = False,
+    rounding_mode: str = "FLOOR",
+) -> Tensor:
+    """Returns x with its least significant bits dropped (QONNX Trunc, version 2; keeps the value's size).
+
+    With t = 2^round(log2(output_scale / scale)) and q = round(x / scale + zero_point):
+    (mode(clamp(q / t, low, high)) - zero_point / t) * output_scale, bounds by output_bit_width.
+
+    Args:
+        x: any shape; a quantized tensor with the given scale and zero point.
+        scale: scale of x, broadcastable.
+        zero_point: zero point of x, broadcastable.
+        input_bit_width: bits of x; carried along, the reference does not use it.
+        output_scale: scale of the result; scale times a power of two.
+        output_bit_width: bits of the result.
+        signed: whether the integers are signed.
+        narrow: drop the lowest (signed) or highest (unsigned) integer.
+        rounding_mode: see `resolve_rounding_mode`.
+
+    Returns:
+        The shape of x; float32, or x's dtype where scale has the same.
+
+    Raises:
+        InvalidModelError: unknown rounding mode.
+
+    Source: QONNX 1.0.0, operator Trunc version 2. Gradient: straight-through, zero where clamped.
+
+    >>> trunc(torch.tensor([1.0, 6.0, 7.0, -1.0]), 1.0, 0.0, 8, 4.0, 6)
+    tensor([ 0.,  4.,  4., -4.])
+    """
+    result: Tensor = torch.ops.qonnx_torch.trunc(
+        x,
+        *(_parameter(p, x) for p in (scale, zero_point, input_bit_width, output_scale, output_bit_width)),
+        signed=bool(signed),
+        narrow=bool(narrow),
+        rounding_mode=resolve_rounding_mode(rounding_mode),
+    )
+    return result
+
+
+@operator("Trunc", domain=QONNX_DOMAIN, since_version=1)
+def trunc_v1(
+    x: Tensor,
+    scale: TensorLike,
+    zero_point: TensorLike,
+    input_bit_width: TensorLike,
+    output_bit_width: TensorLike,
+    *,
+    rounding_mode: str = "FLOOR",
+) -> Tensor:
+    """Returns x shifted right by input_bit_width - output_bit_width bits (QONNX Trunc, version 1).
+
+    (mode(round(x / scale + zero_point) / 2^(input_bit_width - output_bit_width)) - zero_point) * scale:
+    the result keeps the input scale, so its values are smaller than x by that power of two.
+
+    Args:
+        x: any shape; a quantized tensor with the given scale and zero point.
+        scale: scale of x and of the result, broadcastable.
+        zero_point: zero point of x and of the result, broadcastable.
+        input_bit_width: bits of x.
+        output_bit_width: bits of the result.
+        rounding_mode: see `resolve_rounding_mode`.
+
+    Returns:
+        The shape of x; float32, or x's dtype where scale has the same.
+
+    Raises:
+        InvalidModelError: unknown rounding mode.
+
+    Source: QONNX 1.0.0, operator Trunc version 1. Gradient: straight-through.
+
+    >>> trunc_v1(torch.tensor([-2.25]), 0.25, 0.0, 8, 6)
+    tensor([-0.7500])
+    """
+    result: Tensor = torch.ops.qonnx_torch.trunc_v1(
+        x,
+        *(_parameter(p, x) for p in (scale, zero_point, input_bit_width, output_bit_width)),
+        rounding_mode=resolve_rounding_mode(rounding_mode),
+    )
+    return result
+
+
+@operator("FloatQuant", domain=QONNX_DOMAIN, required=("has_inf", "has_nan", "has_subnormal", "saturation"))
+def float_quant(
+    x: Tensor,
+    scale: TensorLike,
+    exponent_bit_width: TensorLike,
+    mantissa_bit_width: TensorLike,
+    exponent_bias: TensorLike,
+    max_val: TensorLike,
+    *,
+    has_inf: bool = False,
+    has_nan: bool = False,
+    has_subnormal: bool = True,
+    saturation: bool = True,
+    rounding_mode: str = "ROUND",
+) -> Tensor:
+    """Returns x rounded to a minifloat grid (QONNX FloatQuant; always signed, always with subnormals).
+
+    With y = x / scale and step = 2^max(floor(log2|y|) - m, 1 - bias - m):
+    clamp(round(y / step) * step, -largest, largest) * scale, where largest is
+    min((2 - 2^-m) * 2^(2^e - 1 - bias), max_val). Infinite x gives NaN, as in the reference.
+
+    Args:
+        x: any shape, floating.
+        scale: broadcastable to x, > 0.
+        exponent_bit_width: e, bits.
+        mantissa_bit_width: m, bits.
+        exponent_bias: bias of the exponent, usually 2^(e-1) - 1.
+        max_val: largest magnitude on the scaled grid (448 for OCP E4M3, where 480 would be a NaN code).
+        has_inf: without saturation, overflow becomes infinity.
+        has_nan: without saturation and has_inf, overflow becomes NaN.
+        has_subnormal: carried along; the reference does not use it.
+        saturation: overflow becomes the largest value.
+        rounding_mode: see `resolve_rounding_mode`.
+
+    Returns:
+        The shape of x; float32, or x's dtype where scale has the same.
+
+    Raises:
+        InvalidModelError: unknown rounding mode, or neither saturation nor has_inf nor has_nan.
+
+    Source: QONNX 1.0.0, operator FloatQuant (the code, where it differs from the text).
+    Gradient: straight-through at the rounding, zero outside the clamped range.
+
+    >>> float_quant(torch.tensor([0.3, 500.0, -1.0625]), 1.0, 4, 3, 7, 448.0).tolist()
+    [0.3125, 448.0, -1.0]
+    """
+    if not (saturation or has_inf or has_nan):
+        raise InvalidModelError(
+            "FloatQuant without saturation needs a value for overflow: set has_inf or has_nan, or saturation"
+        )
+    result: Tensor = torch.ops.qonnx_torch.float_quant(
+        x,
+        *(_parameter(p, x) for p in (scale, exponent_bit_width, mantissa_bit_width, exponent_bias, max_val)),
+        has_inf=bool(has_inf),
+        has_nan=bool(has_nan),
+        saturation=bool(saturation),
+        rounding_mode=resolve_rounding_mode(rounding_mode),
+    )
+    return result
+
+
+@operator("MultiThreshold", domain=QONNX_DOMAIN)
+def multi_threshold(
+    x: Tensor,
+    thresholds: Tensor,
+    *,
+    out_dtype: str = "",
+    out_scale: float = 1.0,
+    out_bias: float = 0.0,
+    data_layout: str = "",
+) -> Tensor:
+    """Returns out_scale * (number of thresholds <= x, per channel) + out_bias. NaN counts 0.
+
+    Args:
+        x: shape (N, C, ...), or with channels where `data_layout` has its C.
+        thresholds: shape (C, T), or (1, T) for all channels.
+        out_dtype: QONNX datatype of the result; carried along.
+        out_scale: factor on the count.
+        out_bias: added to the scaled count.
+        data_layout: for example "NCHW" or "NHWC"; empty means NC, NWC, NCHW by rank, and axis 1 above.
+
+    Returns:
+        The shape and dtype of x.
+
+    Raises:
+        ValueError: thresholds do not fit the channels of x.
+
+    Source: QONNX 1.0.0, operator MultiThreshold. Gradient: that of the line from the first to the last
+    threshold, zero outside; with one threshold t, that of clamp(x, t - 1, t + 1).
+
+    >>> multi_threshold(torch.tensor([[-1.0, 0.0, 5.0]]), torch.tensor([[0.0, 1.0, 2.0]]))
+    tensor([[0., 1., 3.]])
+    """
+    layout = data_layout or {3: "NWC"}.get(x.dim(), "")
+    axis = layout.index("C") if "C" in layout else 1
+    if thresholds.dim() != 2 or thresholds.shape[0] not in (1, x.shape[axis]):
+        raise ValueError(
+            f"MultiThreshold: thresholds {tuple(thresholds.shape)} must be (C, T) or (1, T) for C = "
+            f"{x.shape[axis]} channels on axis {axis} of x {tuple(x.shape)}"
+        )
+    result: Tensor = torch.ops.qonnx_torch.multi_threshold(
+        x, as_tensor(thresholds), out_scale=float(out_scale), out_bias=float(out_bias), channel_axis=axis
+    )
+    return result

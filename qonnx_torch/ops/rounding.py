@@ -1,0 +1,73 @@
+"""Rounding modes of QONNX, bit for bit as the reference computes them, with a straight-through gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from qonnx_torch.errors import InvalidModelError
+
+__all__ = ["ROUNDING_MODES", "resolve_rounding_mode", "round_to_integer", "straight_through"]
+
+ROUNDING_MODES: dict[str, Callable[[Tensor], Tensor]] = {
+    "ROUND": torch.round,
+    "CEIL": torch.ceil,
+    "FLOOR": torch.floor,
+    "UP": lambda x: torch.sign(x) * torch.ceil(torch.abs(x)),
+    "DOWN": torch.trunc,
+    # Written as the reference writes them, also where float32 addition rounds: 0.49999997 becomes 1.
+    "HALF_UP": lambda x: torch.sign(x) * torch.floor(torch.abs(x) + 0.5),
+    "HALF_DOWN": lambda x: torch.sign(x) * torch.ceil(torch.abs(x) - 0.5),
+}
+"""Canonical mode -> float to integer-valued float."""
+
+_ALIASES = {"HALF_EVEN": "ROUND", "ROUND_TO_ZERO": "DOWN"}
+
+
+def resolve_rounding_mode(mode: str) -> str:
+    """Returns the canonical name of a rounding mode, in any case.
+
+    ROUND (= HALF_EVEN), CEIL, FLOOR, UP (away from zero), DOWN (towards zero; Brevitas writes
+    ROUND_TO_ZERO), HALF_UP (half away from zero), HALF_DOWN (half towards zero).
+
+    Raises:
+        InvalidModelError: no such mode; the message lists the known ones.
+
+    Source: QONNX 1.0.0, operator IntQuant, attribute rounding_mode; ROUND_TO_ZERO from Brevitas 0.13.
+
+    >>> resolve_rounding_mode("round_to_zero")
+    'DOWN'
+    """
+    upper = mode.upper()
+    canonical = _ALIASES.get(upper, upper)
+    if canonical not in ROUNDING_MODES:
+        known = ", ".join([*ROUNDING_MODES, *_ALIASES])
+        raise InvalidModelError(f"rounding_mode {mode!r} does not exist; known modes: {known}")
+    return canonical
+
+
+def straight_through(value: Tensor, rounded: Tensor) -> Tensor:
+    """Returns `rounded`, bit for bit, with the gradient of `value`.
+
+    rounded + (value - value): the second term is an exact zero that carries the gradient. It takes the sign
+    of `rounded`, since -0.0 + 0.0 would be +0.0, and is 0 where value is infinite.
+    """
+    if not torch.is_grad_enabled() and forward_ad._current_level < 0:
+        return rounded
+    constant = value.detach()
+    zero = torch.where(torch.signbit(rounded), -(constant - value), value - constant)
+    return rounded.detach() + torch.nan_to_num(zero, nan=0.0)
+
+
+def round_to_integer(x: Tensor, mode: str) -> Tensor:
+    """Returns x rounded to integers (same shape and dtype) by a canonical mode, gradient 1.
+
+    >>> round_to_integer(torch.tensor([0.5, 1.5, 2.5, -2.5]), "ROUND")
+    tensor([ 0.,  2.,  2., -2.])
+    >>> round_to_integer(torch.tensor([0.5, 1.5, 2.5, -2.5]), "HALF_UP")
+    tensor([ 1.,  2.,  3., -3.])
+    """
+    return straight_through(x, ROUNDING_MODES[mode](x))
