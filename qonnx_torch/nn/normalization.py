@@ -1,0 +1,79 @@
+"""Operators that behave differently in training: BatchNormalization and Dropout."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from qonnx_torch.ops.normalization import batch_normalization, batch_normalization_channels_last
+from qonnx_torch.ops.random import dropout
+from qonnx_torch.registry import REGISTRY
+
+__all__ = ["BatchNormalization", "BatchNormalizationChannelsLast", "Dropout"]
+
+
+class BatchNormalization(nn.Module):
+    """Batch normalization with its tensors as inputs, as in ONNX; `train()` updates the statistics.
+
+    In `eval()`: (X - mean) / sqrt(var + epsilon) * scale + B. In `train()` the statistics of the batch take
+    the place of mean and var, and the tensors given as mean and var are updated in place:
+    running = running * momentum + batch * (1 - momentum), with the unbiased variance, as torch does.
+
+    Args:
+        epsilon: added to the variance.
+        momentum: share of the old running statistics that stays (1 - torch's momentum).
+        training_mode: 1 means that the file itself asks for batch statistics.
+
+    Shape: (N, C, ...) -> the same. Source: ONNX BatchNormalization-15.
+    """
+
+    _function = staticmethod(batch_normalization)
+
+    def __init__(self, *, epsilon: float = 1e-5, momentum: float = 0.9, training_mode: int = 0) -> None:
+        super().__init__()
+        self.epsilon = epsilon
+        self.momentum = momentum
+        self.training_mode = training_mode
+
+    def onnx_attributes(self) -> dict[str, Any]:
+        """Returns epsilon, momentum and training_mode."""
+        return {"epsilon": self.epsilon, "momentum": self.momentum, "training_mode": self.training_mode}
+
+    def forward(self, X: Tensor, scale: Tensor, B: Tensor, input_mean: Tensor, input_var: Tensor) -> Any:
+        """Returns the normalized X; with training_mode 1 also the new running mean and variance."""
+        return self._function(
+            X, scale, B, input_mean, input_var, **self.onnx_attributes(), update_statistics=self.training
+        )
+
+    def extra_repr(self) -> str:
+        """Shows epsilon and momentum."""
+        return f"epsilon={self.epsilon:g}, momentum={self.momentum:g}"
+
+
+class BatchNormalizationChannelsLast(BatchNormalization):
+    """`BatchNormalization` of a tensor with channels last. Source: QONNX 1.0.0, channels_last domain."""
+
+    _function = staticmethod(batch_normalization_channels_last)
+
+
+class Dropout(nn.Module):
+    """Identity in `eval()`; in `train()` zeroes elements with probability `ratio` and scales the others.
+
+    Shape: any -> the same. Source: ONNX Dropout-13, whose inputs ratio and training_mode are given here as
+    Python values; training follows the module's mode, as is usual in torch.
+    """
+
+    def forward(self, data: Tensor, ratio: float = 0.5, training_mode: bool = False) -> Tensor:
+        """Returns data, with dropout while the module trains."""
+        result: Tensor = dropout(data, ratio, training_mode or self.training)
+        return result
+
+    def onnx_attributes(self) -> dict[str, Any]:
+        """Returns an empty dictionary: ratio and training_mode are inputs."""
+        return {}
+
+
+REGISTRY.add_module(batch_normalization, BatchNormalization)
+REGISTRY.add_module(batch_normalization_channels_last, BatchNormalizationChannelsLast)
+REGISTRY.add_module(dropout, Dropout)

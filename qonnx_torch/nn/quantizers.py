@@ -1,0 +1,377 @@
+"""Quantizer modules: they own scale, zero point and bit width, and compute with the functions in `ops`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from qonnx_torch.ops.quantizers import bipolar_quant, float_quant, multi_threshold, quant, trunc, trunc_v1
+from qonnx_torch.ops.rounding import resolve_rounding_mode
+from qonnx_torch.registry import REGISTRY
+
+__all__ = ["BipolarQuant", "FloatQuant", "MultiThreshold", "Quant", "Quantizer", "Trunc", "TruncV1"]
+
+Parameter = Tensor | float | int | None
+
+
+class Quantizer(nn.Module):
+    """Base of the quantizers: owned parameters are buffers, absent ones arrive as inputs of `forward`.
+
+    `parameter_names` are the ONNX inputs after x, in order. A parameter given as None is computed elsewhere
+    in the graph and passed to `forward` at its position; all others live here, under their names.
+    """
+
+    parameter_names: ClassVar[tuple[str, ...]] = ()
+
+    def _own(self, **parameters: Parameter) -> None:
+        for name, value in parameters.items():
+            if value is not None and not isinstance(value, Tensor):
+                value = torch.tensor(float(value))
+            self.register_buffer(name, value)
+
+    def _resolve(self, *given: Tensor | None) -> list[Tensor]:
+        values = []
+        padded = [*given, *[None] * (len(self.parameter_names) - len(given))]
+        for name, value in zip(self.parameter_names, padded, strict=True):
+            owned = getattr(self, name)
+            if (owned is None) == (value is None):
+                reason = "is neither owned nor given" if value is None else "is owned and given at once"
+                raise ValueError(f"{type(self).__name__}: {name} {reason}")
+            values.append(owned if value is None else value)
+        return values
+
+    def onnx_attributes(self) -> dict[str, Any]:
+        """Returns the ONNX attributes of this quantizer, by ONNX name."""
+        raise NotImplementedError
+
+    def extra_repr(self) -> str:
+        """Shows the owned scalars and the attributes."""
+        owned = ((n, getattr(self, n)) for n in self.parameter_names)
+        shown = [
+            f"{n}={v.item():g}" if v.numel() == 1 else f"{n}={tuple(v.shape)}"
+            for n, v in owned
+            if v is not None and not v.is_meta
+        ]
+        return ", ".join(shown + [f"{k}={v}" for k, v in self.onnx_attributes().items()])
+
+
+class Quant(Quantizer):
+    """Uniform quantizer: y = (round(clamp(x / scale + zero_point, low, high)) - zero_point) * scale.
+
+    Args:
+        scale: broadcastable to x; None where the graph computes it (likewise the next two).
+        zero_point: broadcastable to x.
+        bit_width: one value, in bits.
+        signed: whether the integers are signed.
+        narrow: drop the lowest (signed) or highest (unsigned) integer.
+        rounding_mode: ROUND, CEIL, FLOOR, UP, DOWN, HALF_UP or HALF_DOWN, in any case.
+
+    Shape: any x -> the same shape. dtype: float32 (or x's, where scale has the same).
+    Raises: InvalidModelError for an unknown rounding mode; ValueError in `forward` for a parameter that is
+    owned and given, or neither.
+    Source: QONNX 1.0.0, operator IntQuant. See `qonnx_torch.ops.quant`.
+    """
+
+    parameter_names = ("scale", "zero_point", "bit_width")
+
+    def __init__(
+        self,
+        scale: Parameter = 1.0,
+        zero_point: Parameter = 0.0,
+        bit_width: Parameter = 8,
+        *,
+        signed: bool = True,
+        narrow: bool = False,
+        rounding_mode: str = "ROUND",
+    ) -> None:
+        super().__init__()
+        self._own(scale=scale, zero_point=zero_point, bit_width=bit_width)
+        self.signed = bool(signed)
+        self.narrow = bool(narrow)
+        self.rounding_mode = resolve_rounding_mode(rounding_mode)
+        self._one_bit: bool | None = None
+        self._refresh_one_bit()
+
+    def _refresh_one_bit(self) -> None:
+        # Read once, not in forward: a value read there would break graph capture and wait for the GPU.
+        bits = self.bit_width
+        known = isinstance(bits, Tensor) and not bits.is_meta
+        self._one_bit = bits.eq(1).all().item() is True if known else None
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], *args: Any) -> None:
+        super()._load_from_state_dict(state_dict, *args)
+        self._refresh_one_bit()
+
+    def set_bit_width(self, bit_width: Tensor | float | int) -> None:
+        """Replaces the owned bit width (bits), keeping its shape, dtype and device."""
+        with torch.no_grad():
+            self.get_buffer("bit_width").fill_(float(bit_width))
+        self._refresh_one_bit()
+
+    def onnx_attributes(self) -> dict[str, Any]:
+        """Returns signed, narrow and rounding_mode."""
+        return {"signed": int(self.signed), "narrow": int(self.narrow), "rounding_mode": self.rounding_mode}
+
+    def forward(
+        self,
+        x: Tensor,
+        scale: Tensor | None = None,
+        zero_point: Tensor | None = None,
+        bit_width: Tensor | None = None,
+    ) -> Tensor:
+        """Returns x quantized and dequantized; pass exactly the parameters that the module does not own."""
+        s, z, b = self._resolve(scale, zero_point, bit_width)
+        return quant(
+            x,
+            s,
+            z,
+            b,
+            signed=self.signed,
+            narrow=self.narrow,
+            rounding_mode=self.rounding_mode,
+            one_bit=self._one_bit,
+        )
+
+
+class BipolarQuant(Quantizer):
+    """Bipolar quantizer: +scale where x >= 0, else -scale.
+
+    Args:
+        scale: broadcastable to x; None where the graph computes it.
+
+    Shape: any x -> the same shape. Source: QONNX 1.0.0, operator BipolarQuant.
+    """
+
+    parameter_names = ("scale",)
+
+    def __init__(self, scale: Parameter = 1.0) -> None:
+        super().__init__()
+        self._own(scale=scale)
+
+    def onnx_attributes(self) -> dict[str, Any]:
+        """Returns an empty dictionary: the operator has no attributes."""
+        return {}
+
+    def forward(self, x: Tensor, scale: Tensor | None = None) -> Tensor:
+        """Returns x binarized; pass scale exactly when the module does not own it."""
+        return bipolar_quant(x, *self._resolve(scale))
+
+
+class Trunc(Quantizer):
+    """Truncation of least significant bits, keeping the value's size (QONNX Trunc, version 2).
+
+    Args:
+        scale: scale of x.
+        zero_point: zero point of x.
+        input_bit_width: bits of x (not used in the computation).
+        output_scale: scale of the result.
+        output_bit_width: bits of the result.
+        signed: whether the integers are signed.
+        narrow: drop the lowest (signed) or highest (unsigned) integer.
+        rounding_mode: as in `Quant`; FLOOR by default.
+
+    Shape: any x -> the same shape. Source: QONNX 1.0.0, operator Trunc version 2; see `ops.trunc`.
+    """
+
+    parameter_names = ("scale", "zero_point", "input_bit_width", "output_scale", "output_bit_width")
+
+    def __init__(
+        self,
+        scale: Parameter,
+        zero_point: Parameter,
+        input_bit_width: Parameter,
+        output_scale: Parameter,
+        output_bit_width: Parameter,
+        *,
+        signed: bool = True,
+        narrow: bool = False,
+        rounding_mode: str = "FLOOR",
+    ) -> None:
+        super().__init__()
+        self._own(
+            scale=scale,
+            zero_point=zero_point,
+            input_bit_width=input_bit_width,
+            output_scale=output_scale,
+            output_bit_width=output_bit_width,
+        )
+        self.signed = bool(signed)
+        self.narrow = bool(narrow)
+        self.rounding_mode = resolve_rounding_mode(rounding_mode)
+
+    def onnx_attributes(self) -> dict[str, Any]:
+        """Returns signed, narrow and rounding_mode."""
+        return {"signed": int(self.signed), "narrow": int(self.narrow), "rounding_mode": self.rounding_mode}
+
+    def forward(self, x: Tensor, *parameters: Tensor | None) -> Tensor:
+        """Returns x truncated; pass exactly the parameters that the module does not own."""
+        return trunc(
+            x,
+            *self._resolve(*parameters),
+            signed=self.signed,
+            narrow=self.narrow,
+            rounding_mode=self.rounding_mode,
+        )
+
+
+class TruncV1(Quantizer):
+    """Truncation as a shift right that keeps the input scale (QONNX Trunc, version 1).
+
+    Args:
+        scale: scale of x and of the result.
+        zero_point: zero point of x and of the result.
+        input_bit_width: bits of x.
+        output_bit_width: bits of the result.
+        rounding_mode: as in `Quant`; FLOOR by default.
+
+    Shape: any x -> the same shape. Source: QONNX 1.0.0, operator Trunc version 1; see `ops.trunc_v1`.
+    """
+
+    parameter_names = ("scale", "zero_point", "input_bit_width", "output_bit_width")
+
+    def __init__(
+        self,
+        scale: Parameter,
+        zero_point: Parameter,
+        input_bit_width: Parameter,
+        output_bit_width: Parameter,
+        *,
+        rounding_mode: str = "FLOOR",
+    ) -> None:
+        super().__init__()
+        self._own(
+            scale=scale,
+            zero_point=zero_point,
+            input_bit_width=input_bit_width,
+            output_bit_width=output_bit_width,
+        )
+        self.rounding_mode = resolve_rounding_mode(rounding_mode)
+
+    def onnx_attributes(self) -> dict[str, Any]:
+        """Returns rounding_mode."""
+        return {"rounding_mode": self.rounding_mode}
+
+    def forward(self, x: Tensor, *parameters: Tensor | None) -> Tensor:
+        """Returns x truncated; pass exactly the parameters that the module does not own."""
+        return trunc_v1(x, *self._resolve(*parameters), rounding_mode=self.rounding_mode)
+
+
+class FloatQuant(Quantizer):
+    """Minifloat quantizer.
+
+    Args:
+        scale: broadcastable to x.
+        exponent_bit_width: bits of the exponent.
+        mantissa_bit_width: bits of the mantissa.
+        exponent_bias: bias of the exponent.
+        max_val: largest magnitude on the scaled grid.
+        has_inf: without saturation, overflow becomes infinity.
+        has_nan: without saturation and has_inf, overflow becomes NaN.
+        has_subnormal: carried along; no effect on values.
+        saturation: overflow becomes the largest value.
+        rounding_mode: as in `Quant`.
+
+    Shape: any x -> the same shape. Source: QONNX 1.0.0, operator FloatQuant; see `ops.float_quant`.
+    """
+
+    parameter_names = ("scale", "exponent_bit_width", "mantissa_bit_width", "exponent_bias", "max_val")
+
+    def __init__(
+        self,
+        scale: Parameter,
+        exponent_bit_width: Parameter,
+        mantissa_bit_width: Parameter,
+        exponent_bias: Parameter,
+        max_val: Parameter,
+        *,
+        has_inf: bool = False,
+        has_nan: bool = False,
+        has_subnormal: bool = True,
+        saturation: bool = True,
+        rounding_mode: str = "ROUND",
+    ) -> None:
+        super().__init__()
+        self._own(
+            scale=scale,
+            exponent_bit_width=exponent_bit_width,
+            mantissa_bit_width=mantissa_bit_width,
+            exponent_bias=exponent_bias,
+            max_val=max_val,
+        )
+        self.has_inf = bool(has_inf)
+        self.has_nan = bool(has_nan)
+        self.has_subnormal = bool(has_subnormal)
+        self.saturation = bool(saturation)
+        self.rounding_mode = resolve_rounding_mode(rounding_mode)
+
+    def onnx_attributes(self) -> dict[str, Any]:
+        """Returns has_inf, has_nan, has_subnormal, saturation and rounding_mode."""
+        flags = ("has_inf", "has_nan", "has_subnormal", "saturation")
+        return {**{f: int(getattr(self, f)) for f in flags}, "rounding_mode": self.rounding_mode}
+
+    def forward(self, x: Tensor, *parameters: Tensor | None) -> Tensor:
+        """Returns x rounded to the minifloat grid; pass exactly the parameters the module does not own."""
+        return float_quant(
+            x,
+            *self._resolve(*parameters),
+            has_inf=self.has_inf,
+            has_nan=self.has_nan,
+            has_subnormal=self.has_subnormal,
+            saturation=self.saturation,
+            rounding_mode=self.rounding_mode,
+        )
+
+
+class MultiThreshold(Quantizer):
+    """Staircase: out_scale * (number of thresholds <= x, per channel) + out_bias.
+
+    Args:
+        thresholds: (C, T), or (1, T) for all channels; None where the graph computes them.
+        out_dtype: QONNX datatype of the result; carried along.
+        out_scale: factor on the count.
+        out_bias: added to the scaled count.
+        data_layout: for example "NCHW" or "NHWC"; empty means by rank.
+
+    Shape: (N, C, ...) -> the same shape. Source: QONNX 1.0.0, operator MultiThreshold.
+    """
+
+    parameter_names = ("thresholds",)
+
+    def __init__(
+        self,
+        thresholds: Tensor | None,
+        *,
+        out_dtype: str = "",
+        out_scale: float = 1.0,
+        out_bias: float = 0.0,
+        data_layout: str = "",
+    ) -> None:
+        super().__init__()
+        self._own(thresholds=thresholds)
+        self.out_dtype = out_dtype
+        self.out_scale = float(out_scale)
+        self.out_bias = float(out_bias)
+        self.data_layout = data_layout
+
+    def onnx_attributes(self) -> dict[str, Any]:
+        """Returns out_dtype, out_scale, out_bias and data_layout."""
+        names = ("out_dtype", "out_scale", "out_bias", "data_layout")
+        return {name: getattr(self, name) for name in names}
+
+    def forward(self, x: Tensor, thresholds: Tensor | None = None) -> Tensor:
+        """Returns the staircase; pass thresholds exactly when the module does not own them."""
+        return multi_threshold(x, *self._resolve(thresholds), **self.onnx_attributes())
+
+
+for _function, _module in (
+    (quant, Quant),
+    (bipolar_quant, BipolarQuant),
+    (trunc, Trunc),
+    (trunc_v1, TruncV1),
+    (float_quant, FloatQuant),
+    (multi_threshold, MultiThreshold),
+):
+    REGISTRY.add_module(_function, _module)
