@@ -1,0 +1,49 @@
+"""ONNX bytes to `torch.fx.GraphModule`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import fx
+
+from qonnx_torch.errors import InvalidModelError
+
+from .batch import rebatch
+from .builder import build
+from .functions import strip_known_functions
+from .reading import ModelSource, read_model
+
+__all__ = ["ModelSource", "import_model"]
+
+
+def import_model(model: ModelSource, *, batch: int | Literal["keep", "dynamic"] = "keep") -> fx.GraphModule:
+    """Returns an ONNX or QONNX model as a trainable `torch.fx.GraphModule`.
+
+    One fx node per ONNX node; called with tensors in graph-input order it returns a tensor, or a tuple where
+    the graph has several outputs. It comes back in `eval()` and computes what the file computes.
+
+    `state_dict()` keys are the initializer names: float initializers are parameters, all others (and the
+    running statistics of BatchNormalization) buffers. A quantizer is a module that owns its scale, zero
+    point and bit width, named after its node.
+
+    Args:
+        model: a path (external data beside it is read), serialized bytes, or a ModelProto.
+        batch: "keep" leaves the batch size that the file has; "dynamic" makes it free and a number sets it,
+            also for models exported at a fixed batch size (constant Reshape shapes are rewritten).
+
+    Raises:
+        InvalidModelError: unreadable file, or a graph that breaks the specification.
+        UnsupportedModelError: operators that are not supported (all are listed), or a batch size that
+            cannot be changed.
+
+    Source: ONNX operator sets 6 to 25, IR 3 and up; QONNX 1.0.0 operators in every domain they have had.
+    """
+    if batch not in ("keep", "dynamic") and not (type(batch) is int and batch > 0):
+        raise ValueError(f"batch must be 'keep', 'dynamic' or a positive number, not {batch!r}")
+    proto = read_model(model)
+    strip_known_functions(proto)
+    if not proto.graph.node and not proto.graph.output:
+        raise InvalidModelError("the graph is empty")
+    if batch != "keep":
+        proto = rebatch(proto, "batch" if batch == "dynamic" else batch)
+    return build(proto)

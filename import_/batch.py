@@ -1,0 +1,313 @@
+"""Another batch size for a model that was exported at a fixed one.
+
+What freezes a batch size is constants: the leading dimension of a Reshape's shape, a Resize's sizes, and a
+Flatten that starts at the batch. They are found by running the module on fake tensors at the file's batch
+size and at a multiple of it: where a node's input grew with the batch, its constant must grow too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from onnx import ModelProto, NodeProto, helper, numpy_helper
+from torch import fx
+
+from qonnx_torch.errors import QonnxTorchError, UnsupportedModelError
+from qonnx_torch.ops.resize import resize
+from qonnx_torch.ops.shape import flatten, reshape
+from qonnx_torch.passes.shapes import FakeInterpreter, InputSpec, declared_inputs, propagate
+
+from .builder import build
+
+__all__ = ["rebatch"]
+
+_FACTOR = 3
+
+
+def rebatch(model: ModelProto, batch: int | str) -> ModelProto:
+    """Returns the model with the leading dimension of its inputs set to a number, or to a name.
+
+    The inputs that share the first input's leading dimension are taken as batched.
+
+    Raises:
+        UnsupportedModelError: the batch cannot be told apart from other dimensions somewhere; the message
+            names the node.
+    """
+    module = build(model)
+    specs = declared_inputs(module) or []
+    batched = _batched_inputs(specs)
+    if not batched:
+        raise UnsupportedModelError("no input has a leading dimension, so there is no batch to change")
+    old = specs[batched[0]].shape[0]  # type: ignore[index]
+    size = old if isinstance(old, int) else 1
+    problem: QonnxTorchError | None = None
+    for merge_forward in (True, False):
+        finder = _FrozenConstants(module, _run(module, specs, batched, size, 1), merge_forward)
+        try:
+            grown = _run(module, specs, batched, size, _FACTOR, finder)
+            _require_batched_outputs(module, finder.reference, grown)
+        except QonnxTorchError as error:
+            problem = problem or error
+            continue
+        result = _rewritten(model, module, finder.changes)
+        _set_batch(result, {specs[i].name for i in batched}, batch, finder.reference, grown, module)
+        if not finder.ambiguous or _samples_stay_apart(result, specs, batched, size):
+            return result
+        problem = problem or UnsupportedModelError(
+            f"node {finder.ambiguous[0]}: its constant shape does not tell which dimension holds the batch"
+        )
+    raise UnsupportedModelError(f"the batch size cannot be changed; use batch='keep' ({problem})")
+
+
+def _batched_inputs(specs: Sequence[InputSpec]) -> list[int]:
+    leading = [s.shape[0] if s.shape else None for s in specs]
+    first = next((n for n in leading if n is not None), None)
+    return [i for i, s in enumerate(specs) if s.shape and s.shape[0] == first]
+
+
+def _run(
+    module: fx.GraphModule,
+    specs: Sequence[InputSpec],
+    batched: Sequence[int],
+    size: int,
+    factor: int,
+    interpreter: FakeInterpreter | None = None,
+) -> dict[fx.Node, Any]:
+    shapes = []
+    for i, spec in enumerate(specs):
+        dims = [d if isinstance(d, int) else 1 for d in spec.shape or ()]
+        if i in batched:
+            dims[0] = size * factor
+        shapes.append((dims, spec.dtype))
+    return propagate(module, shapes, interpreter or FakeInterpreter(module))
+
+
+class _FrozenConstants(FakeInterpreter):
+    """Runs at a multiple of the batch and mends the constants that stand in the way, noting each change."""
+
+    def __init__(self, module: fx.GraphModule, reference: dict[fx.Node, Any], merge_forward: bool) -> None:
+        super().__init__(module)
+        self.reference = reference
+        self.merge_forward = merge_forward
+        self.changes: dict[fx.Node, tuple[str, Any]] = {}
+        self.ambiguous: list[str] = []
+
+    def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Calls the operator, with a mended constant where its input grew with the batch."""
+        node = self._node
+        if target in (reshape, flatten, resize) and isinstance(args[0], torch.Tensor):
+            before = tuple(self.reference[node.all_input_nodes[0]].shape)
+            axes = [i for i, (b, a) in enumerate(zip(before, args[0].shape, strict=True)) if a != b]
+            if axes:
+                args, kwargs = self._mend(node, target, args, kwargs, before, axes[0])
+        return super().call_function(target, args, kwargs)
+
+    def run_node(self, n: fx.Node) -> Any:
+        """Runs one node; remembers which one for `call_function`."""
+        self._node = n
+        return super().run_node(n)
+
+    def _mend(
+        self,
+        node: fx.Node,
+        target: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        before: tuple[int, ...],
+        axis: int,
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        if target is flatten:
+            if kwargs.get("axis", 1) == 0 and axis == 0 and before[0] == 1:
+                kwargs = {**kwargs, "axis": 1}
+                self.changes[node] = ("axis", 1)
+        elif target is resize:
+            if len(args) > 3 and args[3]:
+                sizes = list(args[3])
+                if not kwargs.get("axes") and sizes[axis] == before[axis]:
+                    # A factor of 1 on the batch; the others as the sizes had them.
+                    scales = tuple(1.0 if s == o else s / o for s, o in zip(sizes, before, strict=True))
+                    self.changes[node] = ("scales", scales)
+                    args = (args[0], None, scales)
+        elif isinstance(node.args[1], (tuple, list)) and all(type(n) is int for n in node.args[1]):
+            shape = self._grown_shape(node, before, axis, bool(kwargs.get("allowzero", 0)))
+            if shape != tuple(node.args[1]):
+                self.changes[node] = ("shape", shape)
+                args = (args[0], shape)
+        return args, kwargs
+
+    def _grown_shape(
+        self, node: fx.Node, before: tuple[int, ...], axis: int, allowzero: bool
+    ) -> tuple[int, ...]:
+        """Returns a Reshape's constant with the batch left open.
+
+        The batch is the factor before[axis] after a block of p = prod(before[:axis]) elements, row-major.
+        Case 1: a result dimension starts right there and is the batch.
+        Case 2: nothing stands before the batch: it is in front of the first dimension.
+        Case 3: both the dimension that ends there and the one that starts there could take it: tried in turn.
+        """
+        constant = tuple(int(n) for n in node.args[1])  # type: ignore[union-attr,arg-type]
+        resolved = tuple(self.reference[node].shape)
+        block, size = math.prod(before[:axis]), before[axis]
+        starts = [math.prod(resolved[:i]) for i in range(len(resolved))]
+        exact = [i for i, s in enumerate(starts) if s == block and resolved[i] == size]
+        begins = [i for i, s in enumerate(starts) if s == block]
+        ends = [i for i, s in enumerate(starts) if s * resolved[i] == block * size and s < block]
+        if exact:
+            where = exact[0]
+        elif block == 1 and begins:
+            where = begins[0]
+        elif begins and ends:
+            self.ambiguous.append(node.meta["onnx"].name or node.name)
+            where = begins[-1] if self.merge_forward else ends[0]
+        elif begins or ends:
+            where = (begins or ends)[0]
+        else:
+            raise UnsupportedModelError(f"Reshape {constant} of {before} does not keep the batch together")
+        if constant[where] == -1 or (constant[where] == 0 and not allowzero):
+            return constant
+        if where == axis and exact and not allowzero:
+            return (*constant[:where], 0, *constant[where + 1 :])
+        return tuple(-1 if i == where else n for i, n in enumerate(resolved))
+
+
+def _outputs(module: fx.GraphModule) -> list[fx.Node]:
+    node = next(n for n in module.graph.nodes if n.op == "output")
+    return list(node.all_input_nodes)
+
+
+def _require_batched_outputs(
+    module: fx.GraphModule, reference: dict[fx.Node, Any], grown: dict[fx.Node, Any]
+) -> None:
+    for node in _outputs(module):
+        before, after = tuple(reference[node].shape), tuple(grown[node].shape)
+        wrong = [i for i, (b, a) in enumerate(zip(before, after, strict=True)) if a not in (b, b * _FACTOR)]
+        if len(before) != len(after) or wrong or math.prod(after) > math.prod(before) * _FACTOR:
+            raise UnsupportedModelError(f"output {node.name} of shape {before} becomes {after}")
+
+
+def _samples_stay_apart(
+    model: ModelProto, specs: Sequence[InputSpec], batched: Sequence[int], size: int
+) -> bool:
+    """Whether two batches computed together give what they give one after the other.
+
+    Nearly all elements must agree: summation order may flip a rounding here and there, mixed-up samples
+    change everything.
+    """
+    module = build(model)
+    generator = torch.Generator().manual_seed(0)
+
+    def sample(spec: InputSpec) -> torch.Tensor:
+        dims = [size if a == 0 else (d if isinstance(d, int) else 1) for a, d in enumerate(spec.shape or ())]
+        values = torch.rand(dims, generator=generator)
+        return values.to(spec.dtype) if spec.dtype.is_floating_point else torch.zeros(dims, dtype=spec.dtype)
+
+    with torch.no_grad():
+        pairs = [[sample(s) for s in specs] for _ in range(2)]
+        shared = [s if i in batched else pairs[0][i] for i, s in enumerate(pairs[1])]
+        both = enumerate(zip(pairs[0], shared, strict=True))
+        joint = module(*(torch.cat([a, b]) if i in batched else a for i, (a, b) in both))
+        apart = [module(*pairs[0]), module(*shared)]
+    for together, first, second in _zip_outputs(joint, *apart):
+        axes = [i for i, (a, b) in enumerate(zip(first.shape, together.shape, strict=True)) if a != b]
+        expected = torch.cat([first, second], axes[0]) if axes else first
+        close = torch.isclose(together, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
+        if close.float().mean() < 0.9:
+            return False
+    return True
+
+
+def _zip_outputs(*results: Any) -> Iterator[tuple[torch.Tensor, ...]]:
+    yield from zip(*(r if isinstance(r, tuple) else (r,) for r in results), strict=True)
+
+
+def _rewritten(
+    model: ModelProto, module: fx.GraphModule, changes: dict[fx.Node, tuple[str, Any]]
+) -> ModelProto:
+    """Returns a copy of the model with the changed constants, each under a name of its own."""
+    result = ModelProto()
+    result.CopyFrom(model)
+    uses = Counter(n for node in result.graph.node for n in node.input)
+    for fx_node, (what, value) in changes.items():
+        node = result.graph.node[fx_node.meta["onnx"].index]
+        if what == "axis":
+            _set_attribute(node, "axis", value)
+            continue
+        if what == "scales":
+            del node.input[3:]
+            while len(node.input) < 3:
+                node.input.append("")
+            name = _fresh(result, f"{node.output[0]}_scales")
+            tensor = numpy_helper.from_array(torch.tensor(value, dtype=torch.float32).numpy(), name)
+            result.graph.initializer.append(tensor)
+            node.input[2] = name
+            continue
+        tensor = numpy_helper.from_array(torch.tensor(value, dtype=torch.int64).numpy())
+        old = node.input[1]
+        known = next((i for i in result.graph.initializer if i.name == old), None)
+        if known is not None and uses[old] == 1:
+            tensor.name = old
+            known.CopyFrom(tensor)
+        else:
+            tensor.name = node.input[1] = _fresh(result, f"{node.output[0]}_shape")
+            result.graph.initializer.append(tensor)
+    _drop_unused_constants(result, before=uses)
+    return result
+
+
+def _drop_unused_constants(model: ModelProto, before: Counter[str]) -> None:
+    """Removes the constants that only the rewritten nodes used."""
+    used = {n for node in model.graph.node for n in node.input} | {o.name for o in model.graph.output}
+    stale = {name for name in before if name not in used}
+    for initializer in [i for i in model.graph.initializer if i.name in stale]:
+        model.graph.initializer.remove(initializer)
+    for value in [v for v in model.graph.input if v.name in stale]:
+        model.graph.input.remove(value)  # old files list initializers among the inputs
+    for node in [n for n in model.graph.node if n.op_type == "Constant" and n.output[0] in stale]:
+        model.graph.node.remove(node)
+
+
+def _fresh(model: ModelProto, name: str) -> str:
+    taken = {i.name for i in model.graph.initializer} | {o for n in model.graph.node for o in n.output}
+    candidate, count = name, 0
+    while candidate in taken:
+        count += 1
+        candidate = f"{name}_{count}"
+    return candidate
+
+
+def _set_attribute(node: NodeProto, name: str, value: int) -> None:
+    for attribute in node.attribute:
+        if attribute.name == name:
+            attribute.i = value
+            return
+    node.attribute.append(helper.make_attribute(name, value))
+
+
+def _set_batch(
+    model: ModelProto,
+    inputs: set[str],
+    batch: int | str,
+    reference: dict[fx.Node, Any],
+    grown: dict[fx.Node, Any],
+    module: fx.GraphModule,
+) -> None:
+    def assign(dim: Any) -> None:
+        if isinstance(batch, int):
+            dim.dim_value = batch
+        else:
+            dim.dim_param = batch
+
+    for value in model.graph.input:
+        if value.name in inputs:
+            assign(value.type.tensor_type.shape.dim[0])
+    for value, node in zip(model.graph.output, _outputs(module), strict=False):
+        dims = value.type.tensor_type.shape.dim
+        sizes = zip(dims, reference[node].shape, grown[node].shape, strict=False)
+        for dim, before, after in sizes:
+            if before != after:
+                assign(dim)
+    del model.graph.value_info[:]  # they carry the old batch; the exporter infers them anew

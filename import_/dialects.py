@@ -1,0 +1,86 @@
+"""Which operator a node means: domain aliases, missing operator set imports, versions."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+
+import onnx
+from onnx import ModelProto, NodeProto
+
+from qonnx_torch.errors import InvalidModelError
+from qonnx_torch.registry import CHANNELS_LAST_DOMAIN, QONNX_DOMAIN, canonical_domain, is_stray_qonnx
+
+__all__ = ["OperatorSets"]
+
+
+def _newest_opset_of_ir(ir_version: int) -> int:
+    """Returns the newest ai.onnx operator set that was released with an IR version."""
+    candidates = [row[2] for row in onnx.helper.VERSION_TABLE if row[1] <= ir_version]
+    return max(candidates, default=1)
+
+
+class OperatorSets:
+    """The operator sets of a model: for each node the canonical domain and the version in force.
+
+    A missing import of a QONNX domain means its version 1; a missing import of ai.onnx the newest set
+    released with the file's IR version (with a warning, since it is a guess). QONNX operators that old
+    exporters left in the default domain are found in theirs.
+    """
+
+    def __init__(self, model: ModelProto) -> None:
+        self.versions: dict[str, int] = {}
+        for entry in model.opset_import:
+            domain = canonical_domain(entry.domain)
+            self.versions[domain] = max(entry.version, self.versions.get(domain, 0))
+        if "" not in self.versions:
+            if self._uses_default_domain(model) and model.ir_version >= 3:
+                guess = _newest_opset_of_ir(model.ir_version)
+                warnings.warn(
+                    f"the model imports no ai.onnx operator set; reading it as opset {guess}", stacklevel=2
+                )
+                self.versions[""] = guess
+            else:
+                self.versions[""] = _newest_opset_of_ir(model.ir_version)
+        self.versions.setdefault(QONNX_DOMAIN, 1)
+        self.versions.setdefault(CHANNELS_LAST_DOMAIN, self.versions[""])
+
+    def _uses_default_domain(self, model: ModelProto) -> bool:
+        return any(self.domain(node) == "" for node in _all_nodes(model))
+
+    def domain(self, node: NodeProto) -> str:
+        """Returns the canonical domain of a node."""
+        domain = canonical_domain(node.domain)
+        return QONNX_DOMAIN if domain == "" and is_stray_qonnx(node.op_type) else domain
+
+    def version(self, node: NodeProto) -> int:
+        """Returns the operator set version that a node is to be read at.
+
+        A Trunc node says by its number of inputs which version it is (5: 1, 6: 2); exporters have written
+        the import wrongly, and the other reading would take a scale for a bit width.
+
+        Raises:
+            InvalidModelError: a Trunc node with another number of inputs.
+        """
+        domain = self.domain(node)
+        version = self.versions.get(domain, 1)
+        if (domain, node.op_type) == (QONNX_DOMAIN, "Trunc"):
+            by_inputs = {5: 1, 6: 2}.get(len(node.input))
+            if by_inputs is None:
+                raise InvalidModelError(
+                    f"node {node.name!r} (Trunc): {len(node.input)} inputs; version 1 has 5, version 2 has 6"
+                )
+            if by_inputs != min(version, 2):
+                warnings.warn(
+                    f"node {node.name!r} (Trunc) has the inputs of version {by_inputs}, but {domain} is "
+                    f"imported at version {version}; reading version {by_inputs}",
+                    stacklevel=2,
+                )
+            return by_inputs
+        if domain == CHANNELS_LAST_DOMAIN:
+            return self.versions[""]
+        return version
+
+
+def _all_nodes(model: ModelProto) -> Iterator[NodeProto]:
+    yield from model.graph.node

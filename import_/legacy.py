@@ -1,0 +1,175 @@
+"""Older forms of ONNX operators, rewritten into the newest form that `qonnx_torch.ops` implements."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from qonnx_torch.errors import UnsupportedModelError
+
+__all__ = ["Literal", "NodeForm", "modernize"]
+
+
+@dataclass(frozen=True, slots=True)
+class Literal:
+    """An input given as a Python value because an older operator had it as an attribute."""
+
+    value: Any
+
+
+@dataclass(slots=True)
+class NodeForm:
+    """A node's inputs (value names, None where absent, or literals) and attributes, open to rewriting."""
+
+    op_type: str
+    inputs: list[str | Literal | None]
+    attributes: dict[str, Any]
+    outputs: int
+
+    def pop(self, name: str, default: Any = None) -> Any:
+        """Removes and returns an attribute."""
+        return self.attributes.pop(name, default)
+
+    def append(self, value: Any, position: int) -> None:
+        """Puts a literal at an input position, leaving those before it absent."""
+        while len(self.inputs) < position:
+            self.inputs.append(None)
+        if value is not None:
+            self.inputs.append(Literal(value))
+
+
+Rewrite = Callable[[NodeForm], None]
+_REWRITES: dict[str, list[tuple[int, Rewrite]]] = {}
+
+
+def _below(version: int, *op_types: str) -> Callable[[Rewrite], Rewrite]:
+    """Registers how nodes of these types from operator sets below `version` are rewritten."""
+
+    def register(rewrite: Rewrite) -> Rewrite:
+        for op_type in op_types:
+            _REWRITES.setdefault(op_type, []).append((version, rewrite))
+        return rewrite
+
+    return register
+
+
+def modernize(form: NodeForm, version: int) -> None:
+    """Rewrites a node of the ai.onnx operator set `version` into its newest form, in place.
+
+    Raises:
+        UnsupportedModelError: the old behaviour has no newest form.
+    """
+    if version < 6:
+        form.pop("consumed_inputs")
+    for limit, rewrite in _REWRITES.get(form.op_type, ()):
+        if version < limit:
+            rewrite(form)
+
+
+@_below(13, "Squeeze", "Unsqueeze", "ReduceSum")
+@_below(18, "ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd")
+@_below(18, "ReduceL1", "ReduceL2", "ReduceSumSquare")
+def _axes_become_an_input(form: NodeForm) -> None:
+    if len(form.inputs) == 1:
+        form.append(form.pop("axes"), 1)
+
+
+@_below(13, "Split")
+def _split_becomes_an_input(form: NodeForm) -> None:
+    if len(form.inputs) == 1:
+        form.append(form.pop("split"), 1)
+
+
+@_below(18, "Split")
+def _equal_parts_are_counted(form: NodeForm) -> None:
+    if len(form.inputs) == 1:
+        form.attributes["num_outputs"] = form.outputs
+
+
+@_below(11, "Clip")
+def _limits_become_inputs(form: NodeForm) -> None:
+    low, high = form.pop("min"), form.pop("max")
+    if low is not None or high is not None:
+        form.inputs.append(None if low is None else Literal(low))
+        form.append(high, 2)
+
+
+@_below(11, "Pad")
+def _pads_become_inputs(form: NodeForm) -> None:
+    if len(form.inputs) == 1:
+        form.append(form.pop("pads", form.pop("paddings")), 1)
+        form.append(form.pop("value"), 2)
+
+
+@_below(10, "Slice")
+def _bounds_become_inputs(form: NodeForm) -> None:
+    for position, name in enumerate(("starts", "ends", "axes"), start=1):
+        form.append(form.pop(name), position)
+
+
+@_below(10, "TopK")
+def _k_becomes_an_input(form: NodeForm) -> None:
+    form.append((form.pop("k"),), 1)
+
+
+@_below(5, "Reshape")
+def _shape_becomes_an_input(form: NodeForm) -> None:
+    form.append(form.pop("shape"), 1)
+
+
+@_below(12, "Dropout")
+def _ratio_becomes_an_input(form: NodeForm) -> None:
+    form.pop("is_test")
+    form.append(form.pop("ratio", 0.5), 1)
+
+
+@_below(14, "BatchNormalization")
+def _old_batch_normalization(form: NodeForm) -> None:
+    form.pop("is_test")
+    if form.pop("spatial", 1) != 1:
+        raise UnsupportedModelError("BatchNormalization with spatial=0 is not supported")
+    if form.outputs > 1:
+        raise UnsupportedModelError(
+            "BatchNormalization below opset 14 with training outputs is not supported"
+        )
+
+
+@_below(7, "Gemm")
+def _gemm_always_broadcasts(form: NodeForm) -> None:
+    form.pop("broadcast")
+
+
+@_below(7, "Add", "Sub", "Mul", "Div", "Pow", "And", "Or", "Xor", "Equal", "Greater", "Less")
+def _explicit_broadcast(form: NodeForm) -> None:
+    form.pop("broadcast")
+    if form.pop("axis") is not None:
+        raise UnsupportedModelError(f"{form.op_type} below opset 7 with an axis attribute is not supported")
+
+
+@_below(4, "Concat")
+def _concat_default_axis(form: NodeForm) -> None:
+    form.attributes.setdefault("axis", 1)
+
+
+@_below(10, "Upsample")
+def _upsample(form: NodeForm) -> None:
+    form.op_type = "Resize"
+    if len(form.inputs) == 1:
+        form.inputs += [None, Literal(tuple(form.pop("scales")))]
+    else:
+        form.inputs = [form.inputs[0], None, form.inputs[1]]
+    _asymmetric(form)
+
+
+@_below(11, "Resize")
+def _resize_10(form: NodeForm) -> None:
+    form.inputs = [form.inputs[0], None, form.inputs[1]]
+    _asymmetric(form)
+
+
+def _asymmetric(form: NodeForm) -> None:
+    form.attributes["coordinate_transformation_mode"] = "asymmetric"
+    form.attributes["nearest_mode"] = "floor"
+    if form.attributes.get("mode") == "bilinear":
+        form.attributes["mode"] = "linear"

@@ -1,0 +1,103 @@
+"""Bytes to ModelProto: every way in which a file can be unreadable becomes one clear error."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from google.protobuf.message import DecodeError
+from onnx import ModelProto, TensorProto, external_data_helper, numpy_helper
+
+from qonnx_torch.dtypes import torch_dtype
+from qonnx_torch.errors import InvalidModelError, UnsupportedModelError
+
+__all__ = ["ModelSource", "read_model", "tensor_of"]
+
+ModelSource = ModelProto | bytes | str | os.PathLike[str]
+
+
+def read_model(source: ModelSource) -> ModelProto:
+    """Returns the model of a file, serialized bytes or a ModelProto, with its external data loaded.
+
+    The result is a copy that the caller may change.
+
+    Raises:
+        InvalidModelError: no such file, no ONNX protobuf, no graph, or unusable external data.
+    """
+    if isinstance(source, ModelProto):
+        model, name, folder = ModelProto(), "the model", None
+        model.CopyFrom(source)
+    elif isinstance(source, bytes):
+        model, name, folder = _parse(source, "the model"), "the model", None
+    else:
+        path = Path(source)
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise InvalidModelError(f"{path}: cannot be read ({error.strerror})") from None
+        model, name, folder = _parse(content, str(path)), str(path), path.parent
+    if not model.HasField("graph") or not model.graph.output:
+        raise InvalidModelError(f"{name}: not an ONNX model (it holds no graph with outputs)")
+    _load_external_data(model, name, folder)
+    return model
+
+
+def _parse(content: bytes, name: str) -> ModelProto:
+    model = ModelProto()
+    try:
+        model.ParseFromString(content)
+    except DecodeError:
+        hint = "it is empty" if not content else "truncated, or another kind of file"
+        raise InvalidModelError(f"{name}: not an ONNX protobuf ({hint})") from None
+    return model
+
+
+def _load_external_data(model: ModelProto, name: str, folder: Path | None) -> None:
+    for tensor in model.graph.initializer:
+        if not external_data_helper.uses_external_data(tensor):
+            continue
+        info = external_data_helper.ExternalDataInfo(tensor)
+        if folder is None:
+            raise InvalidModelError(
+                f"{name}: initializer {tensor.name!r} is in the external file {info.location!r}; "
+                "import the model by its path"
+            )
+        try:
+            external_data_helper.load_external_data_for_tensor(tensor, str(folder))
+        except (OSError, ValueError, onnx.checker.ValidationError) as error:
+            reason = str(error).splitlines()[0]
+            raise InvalidModelError(
+                f"{name}: the external data {info.location!r} of initializer {tensor.name!r} "
+                f"cannot be used: {reason}"
+            ) from None
+        tensor.data_location = TensorProto.DEFAULT
+        del tensor.external_data[:]
+
+
+def tensor_of(proto: TensorProto, name: str = "") -> torch.Tensor:
+    """Returns a TensorProto as a torch tensor that owns its memory.
+
+    Raises:
+        InvalidModelError: the data do not fit the declared shape and type.
+        UnsupportedModelError: the element type is not supported.
+    """
+    name = name or proto.name
+    try:
+        dtype = torch_dtype(proto.data_type)
+    except UnsupportedModelError as error:
+        raise UnsupportedModelError(f"tensor {name!r}: {error}") from None
+    if any(d < 0 for d in proto.dims):
+        raise InvalidModelError(f"tensor {name!r}: negative dimension in {list(proto.dims)}")
+    try:
+        array = numpy_helper.to_array(proto)
+    except (ValueError, TypeError, AttributeError, OverflowError) as error:
+        raise InvalidModelError(
+            f"tensor {name!r}: its data do not fit shape {list(proto.dims)} and type "
+            f"{TensorProto.DataType.Name(proto.data_type)} ({error})"
+        ) from None
+    if dtype is torch.bfloat16:
+        return torch.from_numpy(np.array(array.view(np.int16))).view(torch.bfloat16)
+    return torch.from_numpy(np.array(array))

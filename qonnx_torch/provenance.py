@@ -1,0 +1,143 @@
+"""Where an imported module came from: what a faithful export needs beyond the graph itself."""
+
+from __future__ import annotations
+
+import hashlib
+import operator as python_operator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from torch import fx, nn
+
+__all__ = [
+    "NodeOrigin",
+    "Provenance",
+    "TensorOrigin",
+    "attach_provenance",
+    "computing_nodes",
+    "detach_provenance",
+    "fingerprint",
+    "provenance_of",
+    "value_names",
+]
+
+_ATTRIBUTE = "provenance"
+_PRESERVED = "_user_preserved_attributes"  # what fx copies along in deepcopy
+
+
+@dataclass(frozen=True, slots=True)
+class NodeOrigin:
+    """The ONNX node behind one fx node.
+
+    Attributes:
+        index: its position in the file's node list; -1 for a graph input or output.
+        name: its ONNX name (may be empty).
+        op_type: its ONNX operator type.
+        outputs: its ONNX value names.
+        constants: parameter name -> name of the initializer or Constant value it was read from.
+    """
+
+    index: int
+    name: str
+    op_type: str
+    outputs: tuple[str, ...]
+    constants: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TensorOrigin:
+    """A constant of the file that lives in the module.
+
+    Attributes:
+        name: its ONNX name (initializer, or output of a Constant node).
+        paths: where it lives: `state_dict` keys. A constant shared by quantizers lives in each of them.
+    """
+
+    name: str
+    paths: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Everything about the source file that the graph does not carry.
+
+    Attributes:
+        skeleton: the serialized ModelProto, with the data of the tensors listed in `tensors` left out.
+        nodes: one entry per computing fx node, in graph order.
+        tensors: the constants that live in the module.
+        fingerprint: of the graph's structure at import; while it is unchanged the skeleton still holds.
+    """
+
+    skeleton: bytes
+    nodes: tuple[NodeOrigin, ...]
+    tensors: tuple[TensorOrigin, ...]
+    fingerprint: str = field(default="")
+
+
+def computing_nodes(graph: fx.Graph) -> list[fx.Node]:
+    """Returns the nodes of a graph except `get_attr`, which tracing may repeat or merge."""
+    return [node for node in graph.nodes if node.op != "get_attr"]
+
+
+def fingerprint(module: fx.GraphModule) -> str:
+    """Returns a digest of what the graph computes with: targets, wiring, literals, quantizer attributes.
+
+    Node names and the values of tensors do not enter.
+    """
+    order = {node: i for i, node in enumerate(computing_nodes(module.graph))}
+
+    def describe(value: Any) -> Any:
+        if isinstance(value, fx.Node):
+            return ("attr", value.target) if value.op == "get_attr" else ("node", order[value])
+        if isinstance(value, (tuple, list)):
+            return tuple(describe(v) for v in value)
+        if isinstance(value, dict):
+            return tuple(sorted((k, describe(v)) for k, v in value.items()))
+        return repr(value)
+
+    digest = hashlib.sha256()
+    for node in order:
+        target = node.target
+        if node.op == "call_module":
+            submodule = module.get_submodule(str(target))
+            attributes: dict[str, Any] = getattr(submodule, "onnx_attributes", dict)()
+            name = repr((type(submodule).__qualname__, target, sorted(attributes.items())))
+        elif node.op in ("placeholder", "output"):
+            name = ""
+        elif target is python_operator.getitem:
+            name = "getitem"
+        else:
+            name = f"{getattr(target, '__module__', '')}.{getattr(target, '__qualname__', target)}"
+        digest.update(repr((node.op, name, describe(node.args), describe(node.kwargs))).encode())
+    return digest.hexdigest()
+
+
+def attach_provenance(module: fx.GraphModule, provenance: Provenance) -> None:
+    """Stores provenance on a module so that it survives deepcopy and pickling."""
+    provenance = replace(provenance, fingerprint=fingerprint(module))
+    setattr(module, _ATTRIBUTE, provenance)
+    module.meta.setdefault(_PRESERVED, {})[_ATTRIBUTE] = provenance
+
+
+def detach_provenance(module: fx.GraphModule) -> None:
+    """Removes provenance from a module: its export is then canonical."""
+    module.__dict__.pop(_ATTRIBUTE, None)
+    module.meta.get(_PRESERVED, {}).pop(_ATTRIBUTE, None)
+
+
+def provenance_of(module: nn.Module) -> Provenance | None:
+    """Returns the provenance of a module, or None where it has none."""
+    found = module.__dict__.get(_ATTRIBUTE)
+    return found if isinstance(found, Provenance) else None
+
+
+def value_names(module: fx.GraphModule) -> dict[fx.Node, tuple[str, ...]]:
+    """Returns the ONNX names of what each computing node gives; its fx name where it has none.
+
+    A node with several outputs has all their names; the `getitem` nodes after it have one each.
+    """
+    nodes = computing_nodes(module.graph)
+    provenance = provenance_of(module)
+    if provenance is not None and fingerprint(module) == provenance.fingerprint:
+        return {node: origin.outputs for node, origin in zip(nodes, provenance.nodes, strict=True)}
+    return {node: node.meta["onnx"].outputs if "onnx" in node.meta else (node.name,) for node in nodes}
