@@ -1,0 +1,356 @@
+"""An fx graph written whole, in canonical form: what an edited graph, or one of unknown origin, becomes."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from operator import getitem
+from typing import Any
+
+import onnx
+import torch
+from onnx import ModelProto, NodeProto, TensorProto, helper
+from torch import fx
+
+import qonnx_torch.nn as qnn
+from qonnx_torch.dtypes import onnx_element_type
+from qonnx_torch.errors import ExportError
+from qonnx_torch.names import onnx_name
+from qonnx_torch.ops import as_tensor
+from qonnx_torch.ops.activation import log_softmax_coerced, softmax_coerced
+from qonnx_torch.passes.shapes import ValueInfo
+from qonnx_torch.provenance import provenance_of, value_names
+from qonnx_torch.registry import QONNX_DOMAIN, REGISTRY, Operator
+
+from .foreign import FOREIGN
+from .restore import state_of
+from .tensors import constant_proto, tensor_proto
+
+__all__ = ["emit"]
+
+
+def emit(module: fx.GraphModule, infos: Mapping[str, ValueInfo], opset_version: int) -> ModelProto:
+    """Returns the model of an fx graph at an ai.onnx operator set version.
+
+    Each registered operator becomes its node in that version's form; a few torch functions and modules that
+    users put into graphs by hand are known too.
+
+    Raises:
+        ExportError: lists every node that cannot be written.
+    """
+    return _Emitter(module, infos, opset_version).emit()
+
+
+class _Emitter:
+    def __init__(self, module: fx.GraphModule, infos: Mapping[str, ValueInfo], opset_version: int) -> None:
+        self.module = module
+        self.infos = infos
+        self.opset = opset_version
+        self.names = _unique_names(module)
+        self.state = state_of(module)
+        self.values: dict[fx.Node, str] = {}
+        self.nodes: list[NodeProto] = []
+        self.initializers: dict[str, TensorProto] = {}
+        self.qonnx_version = 1
+        self.taken = {n for names in self.names.values() for n in names}
+        self.node_names: set[str] = set()
+        provenance = provenance_of(module)
+        self.parameter_names = {p: t.name for t in provenance.tensors for p in t.paths} if provenance else {}
+
+    def emit(self) -> ModelProto:
+        inputs: list[onnx.ValueInfoProto] = []
+        outputs: list[onnx.ValueInfoProto] = []
+        problems: list[str] = []
+        for node in self.module.graph.nodes:
+            if node.op == "placeholder":
+                inputs.append(self._value_info(node))
+            elif node.op == "get_attr":
+                self.values[node] = self._parameter(str(node.target))
+            elif node.op == "output":
+                outputs = self._outputs(node)
+            else:
+                try:
+                    self._emit_node(node)
+                except ExportError as error:
+                    problems.append(f"  {node.name}: {error}")
+                    self.values[node] = node.name
+        if problems:
+            raise ExportError(f"{len(problems)} nodes cannot be written:\n" + "\n".join(problems))
+        source = provenance_of(self.module)
+        model = ModelProto()
+        if source is not None:
+            model.ParseFromString(source.skeleton)
+            annotations = list(model.graph.quantization_annotation)
+            name, doc = model.graph.name, model.graph.doc_string
+            model.ClearField("graph")
+            model.graph.name, model.graph.doc_string = name, doc
+            known = (
+                {o for n in self.nodes for o in n.output} | set(self.initializers) | {i.name for i in inputs}
+            )
+            model.graph.quantization_annotation.extend(a for a in annotations if a.tensor_name in known)
+        else:
+            model.graph.name, model.producer_name = "qonnx_torch", "qonnx_torch"
+        model.graph.node.extend(self.nodes)
+        model.graph.initializer.extend(self.initializers.values())
+        model.graph.input.extend(inputs)
+        model.graph.output.extend(outputs)
+        del model.opset_import[:]
+        model.opset_import.append(helper.make_opsetid("", self.opset))
+        model.opset_import.append(helper.make_opsetid(QONNX_DOMAIN, self.qonnx_version))
+        model.ir_version = 10
+        return model
+
+    # -- values ------------------------------------------------------------------------------------
+
+    def _value_info(self, node: fx.Node) -> onnx.ValueInfoProto:
+        name = self.names[node][0]
+        self.values[node] = name
+        info = self.infos[name]
+        return helper.make_tensor_value_info(name, onnx_element_type(info.dtype), list(info.shape))
+
+    def _outputs(self, node: fx.Node) -> list[onnx.ValueInfoProto]:
+        results = node.args[0] if isinstance(node.args[0], (tuple, list)) else (node.args[0],)
+        wanted = self.names[node]
+        outputs: list[onnx.ValueInfoProto] = []
+        for i, result in enumerate(results):
+            if not isinstance(result, fx.Node):
+                raise ExportError(f"output {i} is the Python value {result!r}, not a tensor")
+            value = self.values[result]
+            name = wanted[i] if len(wanted) == len(results) else value
+            info = self.infos.get(value) or self._parameter_info(value)
+            if name != value or name in {o.name for o in outputs} or value in self.initializers:
+                name = name if name not in {o.name for o in outputs} and name != value else self._fresh(value)
+                self.nodes.append(helper.make_node("Identity", [value], [name], name=f"{name}_identity"))
+            outputs.append(
+                helper.make_tensor_value_info(name, onnx_element_type(info.dtype), list(info.shape))
+            )
+        return outputs
+
+    def _parameter_info(self, value: str) -> ValueInfo:
+        proto = self.initializers[value]
+        tensor = next(t for p, t in self.state.items() if self.parameter_names.get(p, onnx_name(p)) == value)
+        return ValueInfo(tuple(proto.dims), tensor.dtype)
+
+    def _fresh(self, name: str) -> str:
+        candidate, count = name, 0
+        while candidate in self.taken or candidate in self.initializers:
+            count += 1
+            candidate = f"{name}_{count}"
+        self.taken.add(candidate)
+        return candidate
+
+    def _parameter(self, path: str) -> str:
+        """Returns the initializer of a parameter or buffer; equal ones that had one name share it again."""
+        if path not in self.state:
+            raise ExportError(f"{path} is no parameter or buffer of the module")
+        tensor = self.state[path]
+        name = self.parameter_names.get(path, onnx_name(path))
+        proto = tensor_proto(tensor, name)
+        known = self.initializers.get(name)
+        if known == proto:
+            return name
+        if known is not None or name in self.taken:
+            proto.name = self._fresh(f"{name}_{path.rpartition('.')[2]}" if name in self.taken else name)
+        self.initializers[proto.name] = proto
+        return proto.name
+
+    def _input(self, value: Any, hint: str, like: torch.dtype | None = None) -> str:
+        """Returns the value name of an argument; Python numbers become initializers."""
+        if value is None:
+            return ""
+        if isinstance(value, fx.Node):
+            return self.values[value]
+        if isinstance(value, (tuple, list)) and any(isinstance(v, fx.Node) for v in value):
+            raise ExportError(f"{hint} mixes numbers and computed values; compute it with Concat")
+        proto = constant_proto(value, self._fresh(hint), like=like)
+        self.initializers[proto.name] = proto
+        return proto.name
+
+    # -- nodes -------------------------------------------------------------------------------------
+
+    def _emit_node(self, node: fx.Node) -> None:
+        if node.target is getitem:
+            source, index = node.args
+            assert isinstance(source, fx.Node)
+            self.values[node] = self.names[source][index]  # type: ignore[index]
+            return
+        if node.target is as_tensor:
+            self.values[node] = self.values[node.all_input_nodes[0]]
+            return
+        target = node.target
+        if node.op == "call_module":
+            submodule = self.module.get_submodule(str(target))
+            operator = REGISTRY.of_target(type(submodule))
+            if operator is None and type(submodule) in FOREIGN:
+                self._emit_foreign(node, submodule, type(submodule))
+                return
+            if operator is None:
+                raise ExportError(f"a module of type {type(submodule).__name__} has no ONNX operator")
+            inputs = self._module_inputs(node, submodule, operator)
+            attributes = submodule.onnx_attributes()  # type: ignore[operator]
+            self._append(node, operator, inputs, attributes)
+            return
+        operator = REGISTRY.of_target(target)
+        if operator is None:
+            if target in FOREIGN:
+                self._emit_foreign(node, None, target)
+                return
+            raise ExportError(f"{getattr(target, '__name__', target)} has no ONNX operator")
+        bound = inspect.signature(operator.target).bind(*node.args, **node.kwargs)
+        arguments = bound.arguments
+        inputs = []
+        like = self._dtype(node.args[0]) if node.args else None
+        for slot in operator.inputs:
+            if operator.variadic and slot == operator.inputs[-1]:
+                inputs += [self._input(v, f"{self.names[node][0]}_{slot}") for v in arguments.get(slot, ())]
+            else:
+                hint = f"{self.names[node][0]}_{slot}"
+                inputs.append(self._input(arguments.get(slot), hint, self._constant_dtype(slot, like)))
+        self._append(node, operator, inputs, {k: arguments[k] for k in operator.attributes if k in arguments})
+
+    @staticmethod
+    def _constant_dtype(slot: str, like: torch.dtype | None) -> torch.dtype | None:
+        """Returns the dtype of a constant input that is not int64: that of the data, or float32."""
+        if slot in ("min", "max", "constant_value"):
+            return like
+        return torch.float32 if slot in ("roi", "scales", "ratio") else None
+
+    def _dtype(self, value: Any) -> torch.dtype | None:
+        info = self.infos.get(self.values[value]) if isinstance(value, fx.Node) else None
+        return info.dtype if info else None
+
+    def _module_inputs(self, node: fx.Node, module: torch.nn.Module, operator: Operator) -> list[str]:
+        if not isinstance(module, qnn.Quantizer):
+            hints = operator.inputs
+            return [
+                self._input(v, f"{self.names[node][0]}_{h}") for v, h in zip(node.args, hints, strict=False)
+            ]
+        given = [*node.args[1:], *[None] * len(module.parameter_names)]
+        inputs = [self._input(node.args[0], f"{node.name}_x")]
+        for parameter, value in zip(module.parameter_names, given, strict=False):
+            if value is not None:
+                inputs.append(self._input(value, f"{node.name}_{parameter}"))
+            elif getattr(module, parameter) is None:
+                raise ExportError(f"its {parameter} is neither owned nor given")
+            else:
+                inputs.append(self._parameter(f"{node.target}.{parameter}"))
+        return inputs
+
+    def _append(
+        self, node: fx.Node, operator: Operator, inputs: list[str], attributes: Mapping[str, Any]
+    ) -> None:
+        while inputs and not inputs[-1]:
+            inputs.pop()
+        if operator.target in (softmax_coerced, log_softmax_coerced):
+            self._append_coerced(node, operator.op_type, inputs[0], int(attributes.get("axis", 1)))
+            return
+        written = {
+            name: value
+            for name, value in attributes.items()
+            if value is not None and (value != operator.attributes[name] or name in operator.required)
+        }
+        if operator.domain == QONNX_DOMAIN:
+            self.qonnx_version = max(self.qonnx_version, operator.since_version)
+            written = {k: v for k, v in attributes.items() if v is not None and v != ""}
+        elif operator.domain == "":
+            inputs, written = self._older_form(operator, inputs, written)
+        outputs = self.names[node]
+        self.values[node] = outputs[0]
+        proto = helper.make_node(
+            operator.op_type, inputs, outputs, name=self._node_name(node), domain=operator.domain
+        )
+        proto.attribute.extend(_attribute(k, v) for k, v in written.items())
+        self.nodes.append(proto)
+
+    def _append_coerced(self, node: fx.Node, op_type: str, value: str, axis: int) -> None:
+        """Writes a softmax over several dimensions at once, which newer operator sets spell in four nodes."""
+        output, name = self.names[node][0], self._node_name(node)
+        self.values[node] = output
+        info = self.infos.get(value)
+        rank = len(info.shape) if info else None
+        if rank is not None and axis % rank == rank - 1:
+            self.nodes.append(helper.make_node(op_type, [value], [output], name=name, axis=-1))
+            return
+        shape, matrix, result = (self._fresh(f"{output}_{part}") for part in ("shape", "matrix", "rows"))
+        self.nodes += [
+            helper.make_node("Shape", [value], [shape], name=f"{name}_shape"),
+            helper.make_node("Flatten", [value], [matrix], name=f"{name}_flatten", axis=axis),
+            helper.make_node(op_type, [matrix], [result], name=name, axis=-1),
+            helper.make_node("Reshape", [result, shape], [output], name=f"{name}_reshape"),
+        ]
+
+    def _older_form(
+        self, operator: Operator, inputs: list[str], attributes: dict[str, Any]
+    ) -> tuple[list[str], dict[str, Any]]:
+        """Returns inputs and attributes as the operator set asked for has them."""
+        op_type = operator.op_type
+        try:
+            schema = onnx.defs.get_schema(op_type, self.opset)
+        except onnx.defs.SchemaError:
+            raise ExportError(
+                f"{op_type} does not exist in opset {self.opset}; ask for a newer one"
+            ) from None
+        if "axes" in schema.attributes and op_type.startswith("Reduce") and len(inputs) > 1:
+            axes = onnx.numpy_helper.to_array(self.initializers.pop(inputs[1]))
+            attributes = {**attributes, "axes": [int(a) for a in axes.reshape(-1)]}
+            inputs = inputs[:1]
+            attributes.pop("noop_with_empty_axes", None)
+        if op_type == "Split" and "num_outputs" not in schema.attributes:
+            attributes.pop("num_outputs", None)
+        unknown = [a for a in attributes if a not in schema.attributes]
+        if unknown or len(inputs) > schema.max_input:
+            what = f"attribute {unknown[0]}" if unknown else f"{len(inputs)} inputs"
+            raise ExportError(f"{op_type} has no {what} in opset {self.opset}; ask for a newer one")
+        return inputs, attributes
+
+    def _emit_foreign(self, node: fx.Node, module: torch.nn.Module | None, target: Any) -> None:
+        op_type, inputs, attributes = FOREIGN[target](module, node)
+        output = self.names[node][0]
+        like = next((d for d in map(self._dtype, node.args) if d is not None), None)
+        names = [self._input(v, f"{output}_{i}", like) for i, v in enumerate(inputs)]
+        self.values[node] = output
+        self.nodes.append(
+            helper.make_node(op_type, names, [output], name=self._node_name(node), **attributes)
+        )
+
+    def _node_name(self, node: fx.Node) -> str:
+        origin = node.meta.get("onnx")
+        name = (origin.name if origin else "") or node.name
+        candidate, count = name, 0
+        while candidate in self.node_names:
+            count += 1
+            candidate = f"{name}_{count}"
+        self.node_names.add(candidate)
+        return candidate
+
+
+def _attribute(name: str, value: Any) -> onnx.AttributeProto:
+    if name == "value" and isinstance(value, tuple):  # ConstantOfShape: element type and number
+        return helper.make_attribute(name, helper.make_tensor("", value[0], (1,), [value[1]]))
+    if isinstance(value, bool):
+        value = int(value)
+    return helper.make_attribute(
+        name, list(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
+    )
+
+
+def _unique_names(module: fx.GraphModule) -> dict[fx.Node, tuple[str, ...]]:
+    """Returns value names for each node; a name that a user's edit has copied is used once."""
+    seen: set[str] = set()
+    result: dict[fx.Node, tuple[str, ...]] = {}
+    aliases: Callable[[fx.Node], bool] = lambda n: n.op == "output" or n.target in (getitem, as_tensor)  # noqa: E731
+    for node, names in value_names(module).items():
+        if aliases(node):
+            result[node] = names
+            continue
+        outputs = max((int(u.args[1]) + 1 for u in node.users if u.target is getitem), default=1)  # type: ignore[arg-type]
+        own = list(names) + [f"{node.name}_{i}" for i in range(len(names), outputs)]
+        for i, name in enumerate(own):
+            if name and name in seen:
+                count = 1
+                while f"{name}_{count}" in seen:
+                    count += 1
+                own[i] = f"{name}_{count}"
+            seen.add(own[i])
+        result[node] = tuple(own)
+    return result

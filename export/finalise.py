@@ -1,0 +1,128 @@
+"""The last step of every export: what a file must look like for its clients, whatever it computes.
+
+1. Operator domains have today's names and are imported, ai.onnx first.
+2. IR version 8 to 10, unless another is asked for.
+3. No initializer is listed among the inputs.
+4. Nodes stand in an order in which every input exists.
+5. Each intermediate value has exactly one value_info, inputs and outputs have none.
+6. Rounding modes have QONNX names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from onnx import ModelProto, NodeProto, ValueInfoProto, helper
+
+from qonnx_torch.dtypes import onnx_element_type
+from qonnx_torch.errors import ExportError
+from qonnx_torch.ops import resolve_rounding_mode
+from qonnx_torch.ordering import sorted_nodes
+from qonnx_torch.passes.shapes import ValueInfo
+from qonnx_torch.registry import CHANNELS_LAST_DOMAIN, QONNX_DOMAIN, canonical_domain, is_stray_qonnx
+
+__all__ = ["IR_CEILING", "OPSET_CEILING", "finalise"]
+
+IR_FLOOR = 8
+IR_CEILING = 10
+OPSET_CEILING = 21
+
+
+def finalise(model: ModelProto, infos: Mapping[str, ValueInfo], ir_version: int | None) -> None:
+    """Applies the file-level rules to a model, in place.
+
+    Args:
+        model: nodes, initializers, inputs and outputs are complete.
+        infos: shapes and dtypes of its values, as far as they are known.
+        ir_version: the IR version to write; None for 8 to 10.
+
+    Raises:
+        ExportError: Trunc nodes of both versions, which no single import can express.
+    """
+    for node in model.graph.node:
+        _canonical_node(node)
+    _set_imports(model)
+    model.ir_version = ir_version or min(max(model.ir_version, IR_FLOOR), IR_CEILING)
+    constants = {i.name for i in model.graph.initializer}
+    for value in [v for v in model.graph.input if v.name in constants]:
+        model.graph.input.remove(value)
+    _sort(model)
+    _set_value_infos(model, infos)
+
+
+def _canonical_node(node: NodeProto) -> None:
+    domain = canonical_domain(node.domain)
+    if domain == "" and is_stray_qonnx(node.op_type):
+        domain = QONNX_DOMAIN
+    if domain != node.domain:
+        node.domain = domain
+    if domain == QONNX_DOMAIN:
+        for attribute in node.attribute:
+            # Brevitas' name of DOWN, which no other tool knows.
+            if attribute.name == "rounding_mode" and attribute.s.upper() == b"ROUND_TO_ZERO":
+                attribute.s = resolve_rounding_mode(attribute.s.decode()).encode()
+
+
+def _set_imports(model: ModelProto) -> None:
+    versions: dict[str, int] = {}
+    for entry in model.opset_import:
+        domain = canonical_domain(entry.domain)
+        versions[domain] = max(entry.version, versions.get(domain, 0))
+    used = {node.domain for node in model.graph.node}
+    truncs = {len(n.input) for n in model.graph.node if (n.domain, n.op_type) == (QONNX_DOMAIN, "Trunc")}
+    if len(truncs) > 1:
+        raise ExportError(
+            "the model has Trunc nodes of version 1 and of version 2; one import cannot say both"
+        )
+    default = versions.pop("")
+    if truncs:
+        versions[QONNX_DOMAIN] = 1 if truncs == {5} else max(2, versions.get(QONNX_DOMAIN, 2))
+    versions.setdefault(QONNX_DOMAIN, 1)
+    # A channels-last operator runs as the ai.onnx operator of the version under which its domain is imported.
+    versions[CHANNELS_LAST_DOMAIN] = default
+    del model.opset_import[:]
+    model.opset_import.append(helper.make_opsetid("", default))
+    for domain in sorted(used - {""}):
+        model.opset_import.append(helper.make_opsetid(domain, versions.get(domain, 1)))
+
+
+def _sort(model: ModelProto) -> None:
+    """Sorts the nodes topologically; a file in order stays as it is."""
+    graph = model.graph
+    known = [i.name for i in (*graph.input, *graph.initializer)]
+    order = sorted_nodes(graph.node, known, (o.name for o in graph.output))
+    if order != list(range(len(order))):
+        copies = [NodeProto.FromString(graph.node[i].SerializeToString()) for i in order]
+        del graph.node[:]
+        graph.node.extend(copies)
+
+
+def _set_value_infos(model: ModelProto, infos: Mapping[str, ValueInfo]) -> None:
+    graph = model.graph
+    declared = {v.name: v for v in graph.value_info}
+    ends = {v.name for v in (*graph.input, *graph.output)}
+    constants = {
+        n.output[0]: n.attribute[0].t
+        for n in graph.node
+        if n.op_type == "Constant" and n.attribute[0].name == "value"
+    }
+    result: list[ValueInfoProto] = []
+    for name in dict.fromkeys(o for n in graph.node for o in n.output if o):
+        if name in ends:
+            continue
+        if name in infos:
+            result.append(_value_info(name, infos[name]))
+        elif name in constants:
+            tensor = constants[name]
+            result.append(helper.make_tensor_value_info(name, tensor.data_type, list(tensor.dims)))
+        elif name in declared:
+            result.append(ValueInfoProto.FromString(declared[name].SerializeToString()))
+    del graph.value_info[:]
+    graph.value_info.extend(result)
+    for value in graph.output:
+        if value.name in infos and not value.type.tensor_type.HasField("shape"):
+            value.CopyFrom(_value_info(value.name, infos[value.name]))
+
+
+def _value_info(name: str, info: ValueInfo) -> ValueInfoProto:
+    return helper.make_tensor_value_info(name, onnx_element_type(info.dtype), list(info.shape))

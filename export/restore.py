@@ -1,0 +1,113 @@
+"""An unchanged graph goes back node for node: the file's skeleton with the module's current tensors."""
+
+from __future__ import annotations
+
+import torch
+from onnx import AttributeProto, ModelProto, helper, numpy_helper
+from torch import fx
+
+import qonnx_torch.nn as qnn
+from qonnx_torch.provenance import Provenance, TensorOrigin, computing_nodes
+
+from .tensors import fill, tensor_proto
+
+__all__ = ["restore", "state_of"]
+
+
+def state_of(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Returns every parameter and buffer by path, shared ones under each path."""
+    parameters = dict(module.named_parameters(remove_duplicate=False))
+    return {**parameters, **dict(module.named_buffers(remove_duplicate=False))}
+
+
+def restore(module: fx.GraphModule, provenance: Provenance) -> ModelProto:
+    """Returns the source model with the module's current tensors.
+
+    A constant that quantizers shared in the file is shared again while they agree; where training has set
+    them apart, the first keeps the name and the others get names of their own.
+    """
+    model = ModelProto()
+    model.ParseFromString(provenance.skeleton)
+    state = state_of(module)
+    initializers = {i.name: i for i in model.graph.initializer}
+    constants = {n.output[0]: n for n in model.graph.node if n.op_type == "Constant" and n.output}
+    quantizers = {
+        str(node.target): origin.index
+        for node, origin in zip(computing_nodes(module.graph), provenance.nodes, strict=True)
+        if node.op == "call_module"
+    }
+    taken = (
+        set(initializers)
+        | {o for n in model.graph.node for o in n.output}
+        | {i.name for i in model.graph.input}
+    )
+    for origin in provenance.tensors:
+        groups = _groups(origin, state)
+        tensor = state[groups[0][0]]
+        if origin.name in initializers:
+            proto = initializers[origin.name]
+            encoding = next(e.value for e in proto.external_data if e.key == "encoding")
+            del proto.external_data[:]
+            fill(proto, tensor, encoding)
+        else:
+            _set_constant(constants[origin.name].attribute[0], tensor)
+        for paths in groups[1:]:
+            name = _fresh(origin.name, taken)
+            model.graph.initializer.append(tensor_proto(state[paths[0]], name))
+            for path in paths:
+                _repoint(model, module, quantizers, path, name)
+    return model
+
+
+def _groups(origin: TensorOrigin, state: dict[str, torch.Tensor]) -> list[list[str]]:
+    """Returns the paths of a constant, those that hold equal tensors together.
+
+    The group that keeps the name comes first: the plain parameter's, whose other users read it by name.
+    """
+    groups: list[list[str]] = []
+    for path in origin.paths:
+        for group in groups:
+            a, b = state[group[0]], state[path]
+            if a.dtype == b.dtype and a.shape == b.shape and _bits_equal(a, b):
+                group.append(path)
+                break
+        else:
+            groups.append([path])
+    return groups
+
+
+def _bits_equal(a: torch.Tensor, b: torch.Tensor) -> bool:
+    return a is b or tensor_proto(a, "").raw_data == tensor_proto(b, "").raw_data
+
+
+def _fresh(name: str, taken: set[str]) -> str:
+    count = 1
+    while f"{name}_{count}" in taken:
+        count += 1
+    taken.add(f"{name}_{count}")
+    return f"{name}_{count}"
+
+
+def _set_constant(attribute: AttributeProto, tensor: torch.Tensor) -> None:
+    """Updates the value of a Constant node; one that still has its value keeps its form."""
+    if attribute.name == "value":
+        old = numpy_helper.to_array(attribute.t)
+    else:
+        old = helper.get_attribute_value(attribute)
+    if torch.equal(torch.as_tensor(old).to(tensor.dtype), tensor.detach().cpu()):
+        return
+    name = attribute.t.name
+    proto = tensor_proto(tensor, name)
+    attribute.Clear()
+    attribute.name, attribute.type = "value", AttributeProto.TENSOR
+    attribute.t.CopyFrom(proto)
+
+
+def _repoint(
+    model: ModelProto, module: fx.GraphModule, quantizers: dict[str, int], path: str, name: str
+) -> None:
+    target, _, parameter = path.rpartition(".")
+    quantizer = module.get_submodule(target)
+    assert isinstance(quantizer, qnn.Quantizer)
+    slot = 1 + quantizer.parameter_names.index(parameter)
+    model.graph.node[quantizers[target]].input[slot] = name
