@@ -98,8 +98,10 @@ class Quant(Quantizer):
     def _refresh_one_bit(self) -> None:
         # Read once, not in forward: a value read there would break graph capture and wait for the GPU.
         bits = self.bit_width
-        known = isinstance(bits, Tensor) and not bits.is_meta
-        self._one_bit = bits.eq(1).all().item() is True if known else None
+        if isinstance(bits, Tensor) and not bits.is_meta:
+            self._one_bit = bool((bits == 1).all())
+        else:
+            self._one_bit = None
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], *args: Any) -> None:
         super()._load_from_state_dict(state_dict, *args)

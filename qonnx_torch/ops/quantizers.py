@@ -192,7 +192,7 @@ def _float_quant_impl(
 def _largest_float(exponent_bit_width: Tensor, mantissa_bit_width: Tensor, exponent_bias: Tensor) -> Tensor:
     """Returns (2 - 2^-m) * 2^(2^e - 1 - bias), the largest value when no code is kept for inf or NaN.
 
-    The reference adds up the bits of the largest mantissa one by one, so a fractional m counts as the next integer.
+    The reference adds the bits of the largest mantissa one by one: a fractional m counts as the next integer.
     """
     exponent = torch.pow(2.0, exponent_bit_width) - 1.0 - exponent_bias
     bits = torch.ceil(mantissa_bit_width.to(torch.float64))
@@ -255,7 +255,9 @@ def _parameter(value: TensorLike, x: Tensor) -> Tensor:
     return value if isinstance(value, Tensor) else torch.tensor(float(value), device=x.device)
 
 
-@operator("Quant", domain=QONNX_DOMAIN, required=("signed", "narrow"), python_only=("one_bit",))
+@operator(
+    "Quant", domain=QONNX_DOMAIN, required=("signed", "narrow"), python_only=("one_bit",), on_numbers=True
+)
 def quant(
     x: Tensor,
     scale: TensorLike,
@@ -314,7 +316,7 @@ def quant(
 REGISTRY.add(replace(REGISTRY.get(QONNX_DOMAIN, "Quant", 1), op_type="IntQuant"))
 
 
-@operator("BipolarQuant", domain=QONNX_DOMAIN)
+@operator("BipolarQuant", domain=QONNX_DOMAIN, on_numbers=True)
 def bipolar_quant(x: Tensor, scale: TensorLike) -> Tensor:
     """Returns +scale where x >= 0 (also for -0.0), else -scale (also for NaN).
 
@@ -334,7 +336,7 @@ def bipolar_quant(x: Tensor, scale: TensorLike) -> Tensor:
     return result
 
 
-@operator("Trunc", domain=QONNX_DOMAIN, since_version=2)
+@operator("Trunc", domain=QONNX_DOMAIN, since_version=2, on_numbers=True)
 def trunc(
     x: Tensor,
     scale: TensorLike,
@@ -384,7 +386,7 @@ def trunc(
     return result
 
 
-@operator("Trunc", domain=QONNX_DOMAIN, since_version=1)
+@operator("Trunc", domain=QONNX_DOMAIN, since_version=1, on_numbers=True)
 def trunc_v1(
     x: Tensor,
     scale: TensorLike,
@@ -426,7 +428,12 @@ def trunc_v1(
     return result
 
 
-@operator("FloatQuant", domain=QONNX_DOMAIN, required=("has_inf", "has_nan", "has_subnormal", "saturation"))
+@operator(
+    "FloatQuant",
+    domain=QONNX_DOMAIN,
+    required=("has_inf", "has_nan", "has_subnormal", "saturation"),
+    on_numbers=True,
+)
 def float_quant(
     x: Tensor,
     scale: TensorLike,

@@ -1,0 +1,303 @@
+"""Inference cost: multiply-accumulates, bit operations and memory of the layers that multiply.
+
+Counted: Conv (also channels last), ConvTranspose, Gemm and MatMul. Everything else counts nothing, and the
+operators that the reference would call unsupported are named.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+import qonnx_torch.nn as qnn
+from qonnx_torch.errors import UnsupportedModelError
+from qonnx_torch.ops import linear, pool, shape
+from qonnx_torch.ops.elementwise import identity
+from qonnx_torch.passes.constants import ConstantValues
+from qonnx_torch.passes.shapes import FakeInterpreter, declared_inputs, propagate
+from qonnx_torch.registry import REGISTRY
+
+__all__ = ["InferenceCost", "LayerCost", "inference_cost"]
+
+
+@dataclass(frozen=True, slots=True)
+class LayerCost:
+    """The cost of one layer for one execution at the declared batch size (1 where it is dynamic).
+
+    Attributes:
+        name: ONNX node name.
+        op_type: ONNX operator type.
+        macs: multiply-accumulates [MAC]; with sparsity discounted, those with a weight that is not zero.
+        weights: weight elements, likewise.
+        outputs: output elements.
+        input_type: QONNX datatype of the input; weight_type and output_type likewise.
+    """
+
+    name: str
+    op_type: str
+    macs: float
+    weights: float
+    outputs: float
+    input_type: Datatype
+    weight_type: Datatype
+    output_type: Datatype
+
+    @property
+    def bops(self) -> float:
+        """Bit operations: MACs times input bits times weight bits [BOP]."""
+        return self.macs * self.input_type.bits * self.weight_type.bits
+
+    def to_dict(self) -> dict[str, float]:
+        """Returns the reference's keys."""
+        costs = {
+            f"op_mac_{self.input_type.name}_{self.weight_type.name}": self.macs,
+            f"mem_w_{self.weight_type.name}": self.weights,
+            f"mem_o_{self.output_type.name}": self.outputs,
+        }
+        return costs | {
+            "total_macs": self.macs,
+            "total_bops": self.bops,
+            "total_mem_w_elems": self.weights,
+            "total_mem_w_bits": self.weights * self.weight_type.bits,
+            "total_mem_o_elems": self.outputs,
+            "total_mem_o_bits": self.outputs * self.output_type.bits,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Datatype:
+    """A QONNX datatype: its name and width."""
+
+    name: str
+    bits: int
+    is_integer: bool = True
+
+
+FLOAT32 = Datatype("FLOAT32", 32, is_integer=False)
+
+
+@dataclass(frozen=True, slots=True)
+class InferenceCost:
+    """The cost of a model: its layers, and what was left out.
+
+    Attributes:
+        layers: costs in graph order.
+        uncounted: operator types without a cost formula that are not free either.
+        discount_sparsity: whether zero weights were left out.
+    """
+
+    layers: tuple[LayerCost, ...]
+    uncounted: frozenset[str]
+    discount_sparsity: bool
+
+    @property
+    def macs(self) -> float:
+        """Multiply-accumulates of all layers [MAC]."""
+        return sum(layer.macs for layer in self.layers)
+
+    @property
+    def bops(self) -> float:
+        """Bit operations of all layers [BOP]."""
+        return sum(layer.bops for layer in self.layers)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the cost by the reference's keys: total_cost, optype_cost, node_cost."""
+        by_type: dict[str, list[dict[str, float]]] = defaultdict(list)
+        nodes: dict[str, dict[str, float]] = {}
+        for layer in self.layers:
+            costs = layer.to_dict()
+            nodes[layer.name] = costs
+            by_type[layer.op_type].append(costs)
+        total: dict[str, Any] = dict(_sum(list(nodes.values())))
+        total["unsupported"] = sorted(self.uncounted)
+        total["discount_sparsity"] = self.discount_sparsity
+        optypes = {op_type: _sum(costs) for op_type, costs in by_type.items()}
+        return {"total_cost": total, "optype_cost": optypes, "node_cost": nodes}
+
+    def to_json(self) -> str:
+        """Returns `to_dict` as JSON."""
+        return json.dumps(self.to_dict(), indent=1, sort_keys=True)
+
+    def table(self) -> str:
+        """Returns one line a layer, and a last line with the totals."""
+        rows = [("layer", "operator", "input", "weight", "MACs", "BOPs", "weight bits")]
+        for layer in self.layers:
+            bits = layer.weights * layer.weight_type.bits
+            types = (layer.input_type.name, layer.weight_type.name)
+            rows.append((layer.name, layer.op_type, *types, *map(_count, (layer.macs, layer.bops, bits))))
+        bits = sum(layer.weights * layer.weight_type.bits for layer in self.layers)
+        rows.append(("total", "", "", "", *map(_count, (self.macs, self.bops, bits))))
+        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+        align = "<<<<>>>"
+        return "\n".join(
+            "  ".join(f"{cell:{a}{w}}" for cell, a, w in zip(row, align, widths, strict=True)).rstrip()
+            for row in rows
+        )
+
+
+def _sum(costs: list[dict[str, float]]) -> dict[str, float]:
+    total: dict[str, float] = defaultdict(float)
+    for entry in costs:
+        for key, amount in entry.items():
+            total[key] += amount
+    return dict(total)
+
+
+def _count(value: float) -> str:
+    return f"{round(value):,}"
+
+
+def inference_cost(module: fx.GraphModule, *, discount_sparsity: bool = True) -> InferenceCost:
+    """Returns the cost of executing a module once, layer by layer.
+
+    Args:
+        module: an imported module; its declared input shapes are used, dynamic dimensions count 1.
+        discount_sparsity: leave out the MACs and weights that are zero.
+
+    Raises:
+        UnsupportedModelError: the input shapes are unknown, or a node's shape cannot be inferred.
+
+    Source: qonnx 1.0.0, analysis.inference_cost, for the keys and the formulas of Conv, Gemm and MatMul.
+    """
+    specs = declared_inputs(module)
+    if specs is None or any(s.shape is None for s in specs):
+        raise UnsupportedModelError("the cost needs the shapes of the inputs, which the module does not know")
+    sizes = [([d if isinstance(d, int) else 1 for d in s.shape or ()], s.dtype) for s in specs]
+    values = propagate(module, sizes, FakeInterpreter(module))
+    constants = ConstantValues(module)
+    types = _datatypes(module, constants)
+    layers, uncounted = [], set()
+    for node in module.graph.nodes:
+        if node.op not in ("call_function", "call_module"):
+            continue
+        formula = _MACS.get(node.target)
+        if formula is None:
+            operator = REGISTRY.of_target(_target(module, node))
+            if operator is not None and operator.op_type not in _FREE:
+                uncounted.add(operator.op_type)
+            continue
+        layers.append(_layer(node, formula, values, constants, types, discount_sparsity))
+    return InferenceCost(tuple(layers), frozenset(uncounted), discount_sparsity)
+
+
+def _target(module: fx.GraphModule, node: fx.Node) -> Any:
+    return type(module.get_submodule(str(node.target))) if node.op == "call_module" else node.target
+
+
+def _layer(
+    node: fx.Node,
+    formula: Callable[..., float],
+    values: dict[fx.Node, Any],
+    constants: ConstantValues,
+    types: dict[fx.Node, Datatype],
+    discount_sparsity: bool,
+) -> LayerCost:
+    x, w = (a for a in node.args[:2] if isinstance(a, fx.Node))
+    weight = w if constants.is_constant(w) else x if constants.is_constant(x) else None
+    macs = formula(values[x], values[w], values[node], node.kwargs)
+    elements = float(values[weight].numel()) if weight is not None else 0.0
+    if discount_sparsity and weight is not None:
+        tensor = constants.value(weight)
+        density = torch.count_nonzero(tensor).item() / max(1, tensor.numel())
+        macs, elements = macs * density, elements * density
+    origin = node.meta.get("onnx")
+    operator = REGISTRY.of_target(node.target)
+    assert operator is not None
+    return LayerCost(
+        name=(origin.name if origin else "") or node.name,
+        op_type=operator.op_type,
+        macs=macs,
+        weights=elements,
+        outputs=float(values[node].numel()),
+        input_type=types[x],
+        weight_type=types[w],
+        output_type=types[node],
+    )
+
+
+def _conv_macs(x: Tensor, w: Tensor, y: Tensor, attributes: dict[str, Any]) -> float:
+    """Output elements times the products behind each: channels per group times the kernel."""
+    return float(y.numel() * math.prod(w.shape[1:]))
+
+
+def _conv_transpose_macs(x: Tensor, w: Tensor, y: Tensor, attributes: dict[str, Any]) -> float:
+    """Input elements times the products from each; those that padding cuts off count too."""
+    return float(x.numel() * math.prod(w.shape[1:]))
+
+
+def _gemm_macs(x: Tensor, w: Tensor, y: Tensor, attributes: dict[str, Any]) -> float:
+    """Output elements times the inner dimension."""
+    return float(y.numel() * x.shape[0 if attributes.get("transA") else -1])
+
+
+_MACS: dict[Any, Callable[..., float]] = {
+    linear.conv: _conv_macs,
+    linear.conv_channels_last: _conv_macs,
+    linear.conv_transpose: _conv_transpose_macs,
+    linear.gemm: _gemm_macs,
+    linear.mat_mul: _gemm_macs,
+}
+
+_FREE = frozenset(
+    "Quant BipolarQuant FloatQuant Trunc MultiThreshold QuantizeLinear DequantizeLinear Clip "
+    "MaxPool AveragePool Reshape Flatten Transpose Squeeze Unsqueeze Concat Pad Identity Dropout "
+    "Shape Gather Slice Cast Add Sub Mul Div Pow BatchNormalization Relu Elu Selu Sigmoid".split()
+)
+"""Not counted, and not reported either: data movement, and elementwise work next to a MAC layer."""
+
+_SAME_TYPE = frozenset(
+    {
+        identity,
+        pool.max_pool,
+        pool.max_pool_channels_last,
+        shape.flatten,
+        shape.reshape,
+        shape.transpose,
+        shape.squeeze,
+        shape.unsqueeze,
+        shape.slice_,
+        shape.gather,
+    }
+)
+
+
+def _datatypes(module: fx.GraphModule, constants: ConstantValues) -> dict[fx.Node, Datatype]:
+    """Returns the QONNX datatype of each node as far as quantizers tell; FLOAT32 elsewhere."""
+    types: dict[fx.Node, Datatype] = {}
+    for node in module.graph.nodes:
+        inputs = node.all_input_nodes
+        types[node] = FLOAT32
+        if node.op == "call_module":
+            types[node] = _quantized_type(module.get_submodule(str(node.target)))
+        elif node.target in _SAME_TYPE:
+            types[node] = types[inputs[0]]
+        elif node.target in _MACS:
+            sources = [types[i] for i in inputs[:2]]
+            if all(t.is_integer for t in sources):
+                scaled = any(t.name.startswith("SCALED") for t in sources)
+                unsigned = all(t.name.startswith(("UINT", "BINARY")) for t in sources)
+                name = "SCALEDINT<32>" if scaled else "UINT32" if unsigned else "INT32"
+                types[node] = Datatype(name, 32)
+    return types
+
+
+def _quantized_type(module: torch.nn.Module) -> Datatype:
+    if isinstance(module, qnn.BipolarQuant) and isinstance(module.scale, Tensor):
+        return Datatype("BIPOLAR", 1) if bool((module.scale == 1).all()) else FLOAT32
+    if not isinstance(module, qnn.Quant) or not isinstance(module.bit_width, Tensor):
+        return FLOAT32
+    bits = float(module.bit_width.reshape(-1)[0])
+    if bits != int(bits) or not isinstance(module.zero_point, Tensor) or bool((module.zero_point != 0).any()):
+        return FLOAT32
+    if not isinstance(module.scale, Tensor) or bool((module.scale != 1).any()):
+        return Datatype(f"SCALEDINT<{int(bits)}>", int(bits))
+    if bits == 1:
+        return Datatype("BIPOLAR" if module.signed else "BINARY", 1)
+    return Datatype(f"{'INT' if module.signed else 'UINT'}{int(bits)}", int(bits))
