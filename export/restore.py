@@ -46,9 +46,7 @@ def restore(module: fx.GraphModule, provenance: Provenance) -> ModelProto:
         tensor = state[groups[0][0]]
         if origin.name in initializers:
             proto = initializers[origin.name]
-            encoding = next(e.value for e in proto.external_data if e.key == "encoding")
-            del proto.external_data[:]
-            fill(proto, tensor, encoding)
+            fill(proto, tensor, origin.encoding)
         else:
             _set_constant(constants[origin.name].attribute[0], tensor)
         for paths in groups[1:]:

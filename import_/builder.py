@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
-import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from operator import getitem
 from typing import Any
 
 import torch
-from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, helper
+from onnx import ModelProto, NodeProto
 from torch import fx, nn
 
 import qonnx_torch.nn as qnn
@@ -19,12 +16,19 @@ from qonnx_torch.names import identifier, parameter_paths
 from qonnx_torch.ops import as_tensor
 from qonnx_torch.ops.shape import shape, size
 from qonnx_torch.ordering import label, sorted_nodes
-from qonnx_torch.provenance import NodeOrigin, Provenance, TensorOrigin, attach_provenance
+from qonnx_torch.provenance import (
+    TENSOR_ENCODINGS,
+    NodeOrigin,
+    Provenance,
+    TensorOrigin,
+    attach_provenance,
+)
 from qonnx_torch.registry import REGISTRY, Operator
 
+from .constants import Constant, as_python, constant_value, is_constant
 from .dialects import OperatorSets
+from .forms import attributes_of, check_form
 from .legacy import Literal, NodeForm, modernize
-from .reading import tensor_of
 
 __all__ = ["OnnxTracer", "build"]
 
@@ -40,37 +44,6 @@ class OnnxTracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Quantizers and the other stateful operators stay whole."""
         return type(m).__module__.startswith(qnn.__name__) or super().is_leaf_module(m, module_qualified_name)
-
-
-@dataclass(slots=True)
-class _Constant:
-    """A tensor of the file: an initializer, or the value of a Constant node."""
-
-    name: str
-    proto: TensorProto
-    paths: list[str] = field(default_factory=list)
-    _tensor: torch.Tensor | None = None
-
-    def tensor(self) -> torch.Tensor:
-        if self._tensor is None:
-            self._tensor = tensor_of(self.proto, self.name)
-        return self._tensor
-
-    def numel(self) -> int:
-        count = 1
-        for d in self.proto.dims:
-            count *= d
-        return count
-
-    def python(self) -> Any:
-        """Returns the value as Python numbers: one number, or a tuple (of tuples)."""
-        return _as_python(self.tensor())
-
-
-def _as_python(value: Any) -> Any:
-    if isinstance(value, torch.Tensor):
-        value = value.tolist()
-    return tuple(_as_python(v) for v in value) if isinstance(value, (list, tuple)) else value
 
 
 def build(model: ModelProto) -> fx.GraphModule:
@@ -89,7 +62,7 @@ class _Builder:
         self.sets = OperatorSets(model)
         self.graph = fx.Graph(tracer_cls=OnnxTracer)
         self.root = nn.Module()
-        self.constants: dict[str, _Constant] = {}
+        self.constants: dict[str, Constant] = {}
         self.values: dict[str, fx.Node] = {}
         self.known: dict[fx.Node, Any] = {}
         self.shapes: set[fx.Node] = set()
@@ -105,7 +78,7 @@ class _Builder:
         nodes = list(graph.node)
         inputs = [i for i in graph.input if i.name not in self.constants]
         given = [*self.constants, *(i.name for i in inputs)]
-        computing = [n for n in nodes if not _is_constant(n)]
+        computing = [n for n in nodes if not is_constant(n)]
         order = sorted_nodes(computing, given, (o.name for o in graph.output))
         self._refuse_unknown(computing)
 
@@ -114,6 +87,9 @@ class _Builder:
         self.statistics = self._running_statistics(computing)
         placeholders: set[str] = set()
         for value in inputs:
+            if not value.type.HasField("tensor_type"):
+                kind = value.type.WhichOneof("value") or "it has no type"
+                raise UnsupportedModelError(f"graph input {value.name!r} is no tensor ({kind})")
             node = self.graph.placeholder(identifier(value.name, placeholders, "input"))
             self._place(node, NodeOrigin(-1, "", "", (value.name,)))
             self.values[value.name] = node
@@ -132,17 +108,17 @@ class _Builder:
         for proto in self.model.graph.initializer:
             if proto.name in self.constants:
                 raise InvalidModelError(f"initializer {proto.name!r} occurs twice")
-            self.constants[proto.name] = _Constant(proto.name, proto)
+            self.constants[proto.name] = Constant(proto.name, proto)
         for node in self.model.graph.node:
-            if _is_constant(node):
+            if is_constant(node):
                 if len(node.output) != 1 or not node.output[0] or node.output[0] in self.constants:
                     raise InvalidModelError(f"Constant node {label(node)} needs one output with a new name")
-                self.constants[node.output[0]] = _Constant(node.output[0], _constant_value(node))
+                self.constants[node.output[0]] = Constant(node.output[0], constant_value(node))
 
     def _running_statistics(self, nodes: Sequence[NodeProto]) -> set[str]:
         return {n for node in nodes if node.op_type == "BatchNormalization" for n in node.input[3:5]}
 
-    def _attribute(self, constant: _Constant) -> fx.Node:
+    def _attribute(self, constant: Constant) -> fx.Node:
         """Returns the get_attr node of a constant, registering its parameter or buffer at first use."""
         node = self.attributes.get(constant.name)
         if node is None:
@@ -196,12 +172,12 @@ class _Builder:
     def _convert_node(self, proto: NodeProto, index: int) -> None:
         domain, version = self.sets.domain(proto), self.sets.version(proto)
         form = NodeForm(
-            proto.op_type, [n or None for n in proto.input], _attributes(proto), len(proto.output)
+            proto.op_type, [n or None for n in proto.input], attributes_of(proto), len(proto.output)
         )
         if domain == "":
             modernize(form, version)
         operator = REGISTRY.get(domain, form.op_type, version)
-        _check(form, operator, strict=domain == "")
+        check_form(form, operator, strict=domain == "")
         origin = NodeOrigin(index, proto.name, proto.op_type, tuple(proto.output))
         module_class = REGISTRY.module_of(operator)
         if module_class is not None and issubclass(module_class, qnn.Quantizer):
@@ -305,7 +281,7 @@ class _Builder:
             return self.constants[name].python()
         node = self.values[name]
         if node in self.known:
-            return _as_python(self.known[node])
+            return as_python(self.known[node])
         if node in self.shapes:
             return node
         raise UnsupportedModelError(
@@ -357,102 +333,18 @@ class _Builder:
         self._place(node, NodeOrigin(-1, "", "", tuple(names)))
 
     def _provenance(self, module: fx.GraphModule) -> Provenance:
-        tensors = [TensorOrigin(c.name, tuple(c.paths)) for c in self.constants.values() if c.paths]
+        tensors = [
+            TensorOrigin(c.name, tuple(c.paths), c.encoding()) for c in self.constants.values() if c.paths
+        ]
         live = {t.name for t in tensors}
         skeleton = ModelProto()
         skeleton.CopyFrom(self.model)
         for proto in skeleton.graph.initializer:
             if proto.name in live:
-                encoding = next((f for f in _DATA_FIELDS if getattr(proto, f)), "raw_data")
-                for data_field in _DATA_FIELDS:
-                    proto.ClearField(data_field)
-                entry = proto.external_data.add()
-                entry.key, entry.value = "encoding", encoding
+                for encoding in TENSOR_ENCODINGS:
+                    proto.ClearField(encoding)
         nodes = tuple(self.origins[n] for n in module.graph.nodes if n.op != "get_attr")
         return Provenance(skeleton.SerializeToString(), nodes, tuple(tensors))
 
 
-_DATA_FIELDS = ("raw_data", "float_data", "int32_data", "int64_data", "double_data", "uint64_data")
-
-
 _SHAPE_SOURCES = frozenset({shape, size})
-
-
-def _is_constant(node: NodeProto) -> bool:
-    return node.op_type == "Constant" and node.domain in ("", "ai.onnx")
-
-
-def _constant_value(node: NodeProto) -> TensorProto:
-    if len(node.attribute) != 1:
-        raise InvalidModelError(f"Constant node {label(node)} needs exactly one attribute")
-    attribute = node.attribute[0]
-    name = node.output[0]
-    if attribute.name == "value":
-        tensor: TensorProto = attribute.t
-        return tensor
-    number = {"value_float": TensorProto.FLOAT, "value_int": TensorProto.INT64}.get(attribute.name)
-    if number is not None:
-        return helper.make_tensor(
-            name, number, (), [attribute.f if attribute.name == "value_float" else attribute.i]
-        )
-    numbers = {"value_floats": TensorProto.FLOAT, "value_ints": TensorProto.INT64}.get(attribute.name)
-    if numbers is not None:
-        values = list(attribute.floats if attribute.name == "value_floats" else attribute.ints)
-        return helper.make_tensor(name, numbers, (len(values),), values)
-    raise UnsupportedModelError(f"Constant node {label(node)}: {attribute.name} is not supported")
-
-
-def _attributes(node: NodeProto) -> dict[str, Any]:
-    """Returns a node's attributes as Python values."""
-    values: dict[str, Any] = {}
-    for attribute in node.attribute:
-        kind = attribute.type
-        if kind in (AttributeProto.GRAPH, AttributeProto.GRAPHS, AttributeProto.SPARSE_TENSOR):
-            raise UnsupportedModelError(f"attribute {attribute.name!r} (a graph) is not supported")
-        if attribute.ref_attr_name:
-            raise InvalidModelError(f"attribute {attribute.name!r} refers to a function's attribute")
-        value = helper.get_attribute_value(attribute)
-        if kind == AttributeProto.TENSOR:
-            tensor = tensor_of(value, attribute.name)
-            if tensor.numel() != 1:
-                raise UnsupportedModelError(
-                    f"attribute {attribute.name!r}: only one-element tensors are supported"
-                )
-            value = (value.data_type, tensor.reshape(()).item())
-        elif isinstance(value, bytes):
-            value = value.decode("utf-8", "replace")
-        elif kind in (AttributeProto.INTS, AttributeProto.FLOATS):
-            value = tuple(value)
-        elif kind == AttributeProto.STRINGS:
-            value = tuple(v.decode("utf-8", "replace") for v in value)
-        values[attribute.name] = value
-    return values
-
-
-def _check(form: NodeForm, operator: Operator, *, strict: bool) -> None:
-    """Refuses unknown or missing attributes and a wrong number of inputs."""
-    unknown = sorted(set(form.attributes) - set(operator.attributes))
-    if unknown:
-        text = f"{operator} has no attribute {unknown[0]!r} (it has {sorted(operator.attributes)})"
-        if strict:
-            raise InvalidModelError(text)
-        warnings.warn(f"{text}; ignored", stacklevel=2)
-        for name in unknown:
-            del form.attributes[name]
-    missing = sorted(operator.required - set(form.attributes))
-    if missing:
-        raise InvalidModelError(f"{operator} needs the attribute {missing[0]!r}")
-    parameters = inspect.signature(operator.target).parameters
-    least = sum(
-        parameters[n].default is inspect.Parameter.empty
-        and parameters[n].kind is not inspect.Parameter.VAR_POSITIONAL
-        for n in operator.inputs
-    )
-    if len(form.inputs) < least or (len(form.inputs) > len(operator.inputs) and not operator.variadic):
-        raise InvalidModelError(
-            f"{operator} has {len(form.inputs)} inputs instead of "
-            f"{least if least == len(operator.inputs) else f'{least} to {len(operator.inputs)}'}"
-        )
-    for name, value in zip(operator.inputs[:least], form.inputs, strict=False):
-        if value is None:
-            raise InvalidModelError(f"{operator}: its input {name} cannot be left out")

@@ -10,6 +10,7 @@ from typing import Any
 from torch import fx, nn
 
 __all__ = [
+    "TENSOR_ENCODINGS",
     "NodeOrigin",
     "Provenance",
     "TensorOrigin",
@@ -20,6 +21,9 @@ __all__ = [
     "provenance_of",
     "value_names",
 ]
+
+TENSOR_ENCODINGS = ("raw_data", "float_data", "int32_data", "int64_data", "double_data", "uint64_data")
+"""The TensorProto fields that can hold a tensor's data."""
 
 _ATTRIBUTE = "provenance"
 _PRESERVED = "_user_preserved_attributes"  # what fx copies along in deepcopy
@@ -51,10 +55,12 @@ class TensorOrigin:
     Attributes:
         name: its ONNX name (initializer, or output of a Constant node).
         paths: where it lives: `state_dict` keys. A constant shared by quantizers lives in each of them.
+        encoding: the TensorProto field that held its data, one of TENSOR_ENCODINGS.
     """
 
     name: str
     paths: tuple[str, ...]
+    encoding: str
 
 
 @dataclass(frozen=True)

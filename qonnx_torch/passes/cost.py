@@ -127,7 +127,9 @@ class InferenceCost:
 
     def table(self) -> str:
         """Returns one line a layer, and a last line with the totals."""
-        rows = [("layer", "operator", "input", "weight", "MACs", "BOPs", "weight bits")]
+        rows: list[tuple[str, ...]] = [
+            ("layer", "operator", "input", "weight", "MACs", "BOPs", "weight bits")
+        ]
         for layer in self.layers:
             bits = layer.weights * layer.weight_type.bits
             types = (layer.input_type.name, layer.weight_type.name)
@@ -246,9 +248,41 @@ _MACS: dict[Any, Callable[..., float]] = {
 }
 
 _FREE = frozenset(
-    "Quant BipolarQuant FloatQuant Trunc MultiThreshold QuantizeLinear DequantizeLinear Clip "
-    "MaxPool AveragePool Reshape Flatten Transpose Squeeze Unsqueeze Concat Pad Identity Dropout "
-    "Shape Gather Slice Cast Add Sub Mul Div Pow BatchNormalization Relu Elu Selu Sigmoid".split()
+    [
+        "Quant",
+        "BipolarQuant",
+        "FloatQuant",
+        "Trunc",
+        "MultiThreshold",
+        "QuantizeLinear",
+        "DequantizeLinear",
+        "Clip",
+        "MaxPool",
+        "AveragePool",
+        "Reshape",
+        "Flatten",
+        "Transpose",
+        "Squeeze",
+        "Unsqueeze",
+        "Concat",
+        "Pad",
+        "Identity",
+        "Dropout",
+        "Shape",
+        "Gather",
+        "Slice",
+        "Cast",
+        "Add",
+        "Sub",
+        "Mul",
+        "Div",
+        "Pow",
+        "BatchNormalization",
+        "Relu",
+        "Elu",
+        "Selu",
+        "Sigmoid",
+    ]
 )
 """Not counted, and not reported either: data movement, and elementwise work next to a MAC layer."""
 

@@ -1,0 +1,84 @@
+"""The tensors of a file: initializers, and the values of Constant nodes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from onnx import NodeProto, TensorProto, helper
+
+from qonnx_torch.errors import InvalidModelError, UnsupportedModelError
+from qonnx_torch.ordering import label
+from qonnx_torch.provenance import TENSOR_ENCODINGS
+
+from .reading import tensor_of
+
+__all__ = ["Constant", "as_python", "constant_value", "is_constant"]
+
+
+@dataclass(slots=True)
+class Constant:
+    """A tensor of the file: an initializer, or the value of a Constant node."""
+
+    name: str
+    proto: TensorProto
+    paths: list[str] = field(default_factory=list)
+    _tensor: torch.Tensor | None = None
+
+    def tensor(self) -> torch.Tensor:
+        """Returns the tensor, read once."""
+        if self._tensor is None:
+            self._tensor = tensor_of(self.proto, self.name)
+        return self._tensor
+
+    def numel(self) -> int:
+        """Returns the number of elements."""
+        return math.prod(self.proto.dims)
+
+    def encoding(self) -> str:
+        """Returns the TensorProto field that holds the data."""
+        return next((f for f in TENSOR_ENCODINGS if getattr(self.proto, f)), "raw_data")
+
+    def python(self) -> Any:
+        """Returns the value as Python numbers: one number, or a tuple (of tuples)."""
+        return as_python(self.tensor())
+
+
+def as_python(value: Any) -> Any:
+    """Returns a tensor as a Python number, or as a tuple (of tuples) of them."""
+    if isinstance(value, torch.Tensor):
+        value = value.tolist()
+    return tuple(as_python(v) for v in value) if isinstance(value, (list, tuple)) else value
+
+
+def is_constant(node: NodeProto) -> bool:
+    """Returns whether a node is ai.onnx's Constant."""
+    return node.op_type == "Constant" and node.domain in ("", "ai.onnx")
+
+
+def constant_value(node: NodeProto) -> TensorProto:
+    """Returns the tensor of a Constant node.
+
+    Raises:
+        InvalidModelError: not exactly one attribute.
+        UnsupportedModelError: a string or sparse constant.
+    """
+    if len(node.attribute) != 1:
+        raise InvalidModelError(f"Constant node {label(node)} needs exactly one attribute")
+    attribute = node.attribute[0]
+    name = node.output[0]
+    if attribute.name == "value":
+        tensor: TensorProto = attribute.t
+        return tensor
+    number = {"value_float": TensorProto.FLOAT, "value_int": TensorProto.INT64}.get(attribute.name)
+    if number is not None:
+        return helper.make_tensor(
+            name, number, (), [attribute.f if attribute.name == "value_float" else attribute.i]
+        )
+    numbers = {"value_floats": TensorProto.FLOAT, "value_ints": TensorProto.INT64}.get(attribute.name)
+    if numbers is not None:
+        values = list(attribute.floats if attribute.name == "value_floats" else attribute.ints)
+        return helper.make_tensor(name, numbers, (len(values),), values)
+    raise UnsupportedModelError(f"Constant node {label(node)}: {attribute.name} is not supported")

@@ -1,0 +1,73 @@
+"""What a NodeProto says, as Python values, checked against the operator's signature."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from typing import Any
+
+from onnx import AttributeProto, NodeProto, helper
+
+from qonnx_torch.errors import InvalidModelError, UnsupportedModelError
+from qonnx_torch.registry import Operator
+
+from .legacy import NodeForm
+from .reading import tensor_of
+
+__all__ = ["attributes_of", "check_form"]
+
+
+def attributes_of(node: NodeProto) -> dict[str, Any]:
+    """Returns a node's attributes as Python values."""
+    values: dict[str, Any] = {}
+    for attribute in node.attribute:
+        kind = attribute.type
+        if kind in (AttributeProto.GRAPH, AttributeProto.GRAPHS, AttributeProto.SPARSE_TENSOR):
+            raise UnsupportedModelError(f"attribute {attribute.name!r} (a graph) is not supported")
+        if attribute.ref_attr_name:
+            raise InvalidModelError(f"attribute {attribute.name!r} refers to a function's attribute")
+        value = helper.get_attribute_value(attribute)
+        if kind == AttributeProto.TENSOR:
+            tensor = tensor_of(value, attribute.name)
+            if tensor.numel() != 1:
+                raise UnsupportedModelError(
+                    f"attribute {attribute.name!r}: only one-element tensors are supported"
+                )
+            value = (value.data_type, tensor.reshape(()).item())
+        elif isinstance(value, bytes):
+            value = value.decode("utf-8", "replace")
+        elif kind in (AttributeProto.INTS, AttributeProto.FLOATS):
+            value = tuple(value)
+        elif kind == AttributeProto.STRINGS:
+            value = tuple(v.decode("utf-8", "replace") for v in value)
+        values[attribute.name] = value
+    return values
+
+
+def check_form(form: NodeForm, operator: Operator, *, strict: bool) -> None:
+    """Refuses unknown or missing attributes and a wrong number of inputs."""
+    unknown = sorted(set(form.attributes) - set(operator.attributes))
+    if unknown:
+        text = f"{operator} has no attribute {unknown[0]!r} (it has {sorted(operator.attributes)})"
+        if strict:
+            raise InvalidModelError(text)
+        warnings.warn(f"{text}; ignored", stacklevel=2)
+        for name in unknown:
+            del form.attributes[name]
+    missing = sorted(operator.required - set(form.attributes))
+    if missing:
+        raise InvalidModelError(f"{operator} needs the attribute {missing[0]!r}")
+    parameters = inspect.signature(operator.target).parameters
+    least = sum(
+        parameters[n].default is inspect.Parameter.empty
+        and parameters[n].kind is not inspect.Parameter.VAR_POSITIONAL
+        for n in operator.inputs
+    )
+    if len(form.inputs) < least or (len(form.inputs) > len(operator.inputs) and not operator.variadic):
+        raise InvalidModelError(
+            f"{operator} has {len(form.inputs)} inputs instead of "
+            f"{least if least == len(operator.inputs) else f'{least} to {len(operator.inputs)}'}"
+        )
+    for name, value in zip(operator.inputs[:least], form.inputs, strict=False):
+        if value is None:
+            raise InvalidModelError(f"{operator}: its input {name} cannot be left out")
