@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from onnx import AttributeProto, ModelProto, helper, numpy_helper
 from torch import fx
@@ -89,10 +90,10 @@ def _fresh(name: str, taken: set[str]) -> str:
 def _set_constant(attribute: AttributeProto, tensor: torch.Tensor) -> None:
     """Updates the value of a Constant node; one that still has its value keeps its form."""
     if attribute.name == "value":
-        old = numpy_helper.to_array(attribute.t)
+        old = np.array(numpy_helper.to_array(attribute.t))
     else:
-        old = helper.get_attribute_value(attribute)
-    if torch.equal(torch.as_tensor(old).to(tensor.dtype), tensor.detach().cpu()):
+        old = np.array(helper.get_attribute_value(attribute))
+    if np.array_equal(old, tensor.detach().cpu().numpy(), equal_nan=True):
         return
     name = attribute.t.name
     proto = tensor_proto(tensor, name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -87,6 +88,18 @@ class FakeInterpreter(fx.Interpreter):
 
 
 @contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps torch from logging the traceback of an inference that fails; the error says it all."""
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+@contextmanager
 def _evaluating(module: fx.GraphModule) -> Iterator[None]:
     modes = {m: m.training for m in module.modules()}
     module.eval()
@@ -101,7 +114,7 @@ def propagate(
     module: fx.GraphModule, inputs: Sequence[tuple[Sequence[int], torch.dtype]], interpreter: FakeInterpreter
 ) -> dict[fx.Node, Any]:
     """Returns what each node gives on fake inputs of these shapes and dtypes, in `eval()`."""
-    with _evaluating(module), torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True):
+    with _evaluating(module), _quiet(), torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True):
         interpreter.run(*(torch.empty(tuple(shape), dtype=dtype) for shape, dtype in inputs))
     return interpreter.results
 
