@@ -54,6 +54,10 @@ def check_form(form: NodeForm, operator: Operator, *, strict: bool) -> None:
         warnings.warn(f"{text}; ignored", stacklevel=2)
         for name in unknown:
             del form.attributes[name]
+    for name, value in form.attributes.items():
+        expected = operator.attribute_types[name]
+        if not _fits(value, expected):
+            raise InvalidModelError(f"{operator}: its attribute {name!r} is {value!r}, not {expected}")
     missing = sorted(operator.required - set(form.attributes))
     if missing:
         raise InvalidModelError(f"{operator} needs the attribute {missing[0]!r}")
@@ -71,3 +75,13 @@ def check_form(form: NodeForm, operator: Operator, *, strict: bool) -> None:
     for name, value in zip(operator.inputs[:least], form.inputs, strict=False):
         if value is None:
             raise InvalidModelError(f"{operator}: its input {name} cannot be left out")
+
+
+def _fits(value: Any, expected: str) -> bool:
+    """Whether an attribute's value has the type that the operator's signature spells."""
+    if expected.startswith("Sequence"):
+        element = int if expected == "Sequence[int]" else float
+        return isinstance(value, tuple) and all(type(v) is element for v in value)
+    if expected.startswith("tuple"):  # a tensor of one element: its type and number
+        return isinstance(value, tuple) and len(value) == 2
+    return type(value) is {"int": int, "bool": int, "float": float, "str": str}[expected]

@@ -41,8 +41,21 @@ def read_model(source: ModelSource) -> ModelProto:
         model, name, folder = _parse(content, str(path)), str(path), path.parent
     if not model.HasField("graph") or not model.graph.output:
         raise InvalidModelError(f"{name}: not an ONNX model (it holds no graph with outputs)")
+    _require_text(model, name)
     _load_external_data(model, name, folder)
     return model
+
+
+def _require_text(model: ModelProto, name: str) -> None:
+    """Refuses names that are no UTF-8, which protobuf hands out as bytes."""
+    graph = model.graph
+    texts = [v.name for v in (*graph.input, *graph.output, *graph.initializer, *graph.value_info)]
+    for node in graph.node:
+        texts += [node.name, node.op_type, node.domain, *node.input, *node.output]
+        texts += [attribute.name for attribute in node.attribute]
+    wrong = next((t for t in texts if not isinstance(t, str)), None)
+    if wrong is not None:
+        raise InvalidModelError(f"{name}: the name {wrong!r} is not UTF-8")
 
 
 def _parse(content: bytes, name: str) -> ModelProto:

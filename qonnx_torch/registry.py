@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from qonnx_torch.errors import UnsupportedModelError
@@ -54,6 +54,7 @@ class Operator:
         on_shapes: also computes on Python ints, so it may stand in a Shape chain.
         outputs: number of outputs; 0 where it depends on the node (Split).
         required: attributes that a node must have, also where the function has a default.
+        attribute_types: attribute name -> its Python type as the signature spells it.
     """
 
     domain: str
@@ -67,6 +68,7 @@ class Operator:
     on_shapes: bool = False
     outputs: int = 1
     required: frozenset[str] = frozenset()
+    attribute_types: dict[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
         return f"{self.domain or 'ai.onnx'}::{self.op_type}-{self.since_version}"
@@ -162,12 +164,14 @@ def describe(
     """Returns the entry that a signature spells: positional inputs, keyword-only attributes."""
     inputs: list[str] = []
     attributes: dict[str, Any] = {}
+    types: dict[str, str] = {}
     variadic = False
     for name, parameter in signature.parameters.items():
         if name in python_only:
             continue
         if parameter.kind is parameter.KEYWORD_ONLY:
             attributes[name] = parameter.default
+            types[name] = str(parameter.annotation).removesuffix(" | None")
         else:
             inputs.append(name)
             variadic = variadic or parameter.kind is parameter.VAR_POSITIONAL
@@ -182,5 +186,6 @@ def describe(
         static=frozenset(static),
         on_shapes=on_shapes,
         outputs=outputs,
+        attribute_types=types,
         required=frozenset(required) | {n for n, d in attributes.items() if d is inspect.Parameter.empty},
     )
