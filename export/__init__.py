@@ -73,8 +73,9 @@ def export_qonnx(
             raise ExportError(
                 f"opset {version}: a graph is written whole only at opset {_CANONICAL_FLOOR} or above"
             )
-        infos = infos or _value_infos(module, args, required=True)
-        model = emit(module, infos, version)
+        if not infos:
+            _value_infos(module, args, required=True)
+        model, infos = emit(module, version)
     finalise(model, infos, ir_version)
     if functions:
         model = _with_functions(model, ir_version)
@@ -118,13 +119,27 @@ def _unchanged(
 
 
 def _same_schema(node: onnx.NodeProto, own: int, wanted: int) -> bool:
+    """Whether a node means the same in two operator sets, as it stands."""
     if node.domain not in ("", "ai.onnx"):
         return True
     try:
-        schemas = [onnx.defs.get_schema(node.op_type, v) for v in (own, wanted)]
+        old, new = (onnx.defs.get_schema(node.op_type, v) for v in (own, wanted))
     except onnx.defs.SchemaError:
-        return True  # a QONNX operator that an old exporter left in the default domain
-    return schemas[0].since_version == schemas[1].since_version
+        # Either a QONNX operator that an old exporter left in the default domain, or one that is too new.
+        return not onnx.defs.has(node.op_type, own)
+    if old.since_version == new.since_version:
+        return True
+    # From 21 on operator sets have added element types, not changed what a node without new attributes means.
+    return (
+        min(own, wanted) >= OPSET_CEILING
+        and len(node.input) <= new.max_input
+        and all(a.name in new.attributes for a in node.attribute)
+        and all(
+            a.default_value == old.attributes[n].default_value
+            for n, a in new.attributes.items()
+            if n in old.attributes
+        )
+    )
 
 
 def _with_functions(model: ModelProto, ir_version: int | None) -> ModelProto:

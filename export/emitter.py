@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from operator import getitem
 from typing import Any
 
@@ -19,18 +19,22 @@ from qonnx_torch.names import onnx_name
 from qonnx_torch.ops import as_tensor
 from qonnx_torch.ops.activation import log_softmax_coerced, softmax_coerced
 from qonnx_torch.passes.shapes import ValueInfo
-from qonnx_torch.provenance import provenance_of, value_names
+from qonnx_torch.provenance import provenance_of
 from qonnx_torch.registry import QONNX_DOMAIN, REGISTRY, Operator
 
 from .foreign import FOREIGN
+from .naming import output_values, unique_value_names
 from .restore import state_of
 from .tensors import constant_proto, tensor_proto
 
 __all__ = ["emit"]
 
 
-def emit(module: fx.GraphModule, infos: Mapping[str, ValueInfo], opset_version: int) -> ModelProto:
-    """Returns the model of an fx graph at an ai.onnx operator set version.
+def emit(module: fx.GraphModule, opset_version: int) -> tuple[ModelProto, dict[str, ValueInfo]]:
+    """Returns the model of an fx graph at an ai.onnx operator set version, and its values' shapes and dtypes.
+
+    The graph's nodes must carry `node.meta["value_info"]` (`infer_shapes` writes it).
+
 
     Each registered operator becomes its node in that version's form; a few torch functions and modules that
     users put into graphs by hand are known too.
@@ -38,15 +42,16 @@ def emit(module: fx.GraphModule, infos: Mapping[str, ValueInfo], opset_version: 
     Raises:
         ExportError: lists every node that cannot be written.
     """
-    return _Emitter(module, infos, opset_version).emit()
+    emitter = _Emitter(module, opset_version)
+    return emitter.emit(), emitter.infos
 
 
 class _Emitter:
-    def __init__(self, module: fx.GraphModule, infos: Mapping[str, ValueInfo], opset_version: int) -> None:
+    def __init__(self, module: fx.GraphModule, opset_version: int) -> None:
         self.module = module
-        self.infos = infos
         self.opset = opset_version
-        self.names = _unique_names(module)
+        self.names = unique_value_names(module)
+        self.infos = _infos_by_name(self.names)
         self.state = state_of(module)
         self.values: dict[fx.Node, str] = {}
         self.nodes: list[NodeProto] = []
@@ -67,7 +72,7 @@ class _Emitter:
             elif node.op == "get_attr":
                 self.values[node] = self._parameter(str(node.target))
             elif node.op == "output":
-                outputs = self._outputs(node)
+                outputs = self._outputs(node) if not problems else []
             else:
                 try:
                     self._emit_node(node)
@@ -109,20 +114,20 @@ class _Emitter:
         return helper.make_tensor_value_info(name, onnx_element_type(info.dtype), list(info.shape))
 
     def _outputs(self, node: fx.Node) -> list[onnx.ValueInfoProto]:
-        results = node.args[0] if isinstance(node.args[0], (tuple, list)) else (node.args[0],)
-        wanted = self.names[node]
         outputs: list[onnx.ValueInfoProto] = []
-        for i, result in enumerate(results):
+        for i, result in enumerate(output_values(node)):
             if not isinstance(result, fx.Node):
                 raise ExportError(f"output {i} is the Python value {result!r}, not a tensor")
             value = self.values[result]
-            name = wanted[i] if len(wanted) == len(results) else value
             info = self.infos.get(value) or self._parameter_info(value)
-            if name != value or name in {o.name for o in outputs} or value in self.initializers:
-                name = name if name not in {o.name for o in outputs} and name != value else self._fresh(value)
+            if result.op in ("placeholder", "get_attr") or value in {o.name for o in outputs}:
+                # A graph output must be computed, and once: an input, a parameter or a repeat is passed on.
+                wanted = self.names[node][i] if i < len(self.names[node]) else value
+                name = self._fresh(wanted)
                 self.nodes.append(helper.make_node("Identity", [value], [name], name=f"{name}_identity"))
+                value = name
             outputs.append(
-                helper.make_tensor_value_info(name, onnx_element_type(info.dtype), list(info.shape))
+                helper.make_tensor_value_info(value, onnx_element_type(info.dtype), list(info.shape))
             )
         return outputs
 
@@ -297,11 +302,16 @@ class _Emitter:
             attributes.pop("noop_with_empty_axes", None)
         if op_type == "Split" and "num_outputs" not in schema.attributes:
             attributes.pop("num_outputs", None)
+        if op_type == "Reshape" and "allowzero" not in schema.attributes and self._has_no_zero(inputs[1]):
+            attributes.pop("allowzero", None)
         unknown = [a for a in attributes if a not in schema.attributes]
         if unknown or len(inputs) > schema.max_input:
             what = f"attribute {unknown[0]}" if unknown else f"{len(inputs)} inputs"
             raise ExportError(f"{op_type} has no {what} in opset {self.opset}; ask for a newer one")
         return inputs, attributes
+
+    def _has_no_zero(self, name: str) -> bool:
+        return name in self.initializers and bool(onnx.numpy_helper.to_array(self.initializers[name]).all())
 
     def _emit_foreign(self, node: fx.Node, module: torch.nn.Module | None, target: Any) -> None:
         op_type, inputs, attributes = FOREIGN[target](module, node)
@@ -334,23 +344,11 @@ def _attribute(name: str, value: Any) -> onnx.AttributeProto:
     )
 
 
-def _unique_names(module: fx.GraphModule) -> dict[fx.Node, tuple[str, ...]]:
-    """Returns value names for each node; a name that a user's edit has copied is used once."""
-    seen: set[str] = set()
-    result: dict[fx.Node, tuple[str, ...]] = {}
-    aliases: Callable[[fx.Node], bool] = lambda n: n.op == "output" or n.target in (getitem, as_tensor)  # noqa: E731
-    for node, names in value_names(module).items():
-        if aliases(node):
-            result[node] = names
-            continue
-        outputs = max((int(u.args[1]) + 1 for u in node.users if u.target is getitem), default=1)  # type: ignore[arg-type]
-        own = list(names) + [f"{node.name}_{i}" for i in range(len(names), outputs)]
-        for i, name in enumerate(own):
-            if name and name in seen:
-                count = 1
-                while f"{name}_{count}" in seen:
-                    count += 1
-                own[i] = f"{name}_{count}"
-            seen.add(own[i])
-        result[node] = tuple(own)
-    return result
+def _infos_by_name(names: Mapping[fx.Node, tuple[str, ...]]) -> dict[str, ValueInfo]:
+    infos: dict[str, ValueInfo] = {}
+    for node, own in names.items():
+        found = node.meta.get("value_info", ())
+        for name, info in zip(own, found if isinstance(found, tuple) else (found,), strict=False):
+            if name:
+                infos.setdefault(name, info)
+    return infos

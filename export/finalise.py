@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from onnx import ModelProto, NodeProto, ValueInfoProto, helper
+from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 
 from qonnx_torch.dtypes import onnx_element_type
 from qonnx_torch.errors import ExportError
@@ -101,11 +101,7 @@ def _set_value_infos(model: ModelProto, infos: Mapping[str, ValueInfo]) -> None:
     graph = model.graph
     declared = {v.name: v for v in graph.value_info}
     ends = {v.name for v in (*graph.input, *graph.output)}
-    constants = {
-        n.output[0]: n.attribute[0].t
-        for n in graph.node
-        if n.op_type == "Constant" and n.attribute[0].name == "value"
-    }
+    constants = {n.output[0]: _constant_info(n) for n in graph.node if n.op_type == "Constant"}
     result: list[ValueInfoProto] = []
     for name in dict.fromkeys(o for n in graph.node for o in n.output if o):
         if name in ends:
@@ -113,8 +109,7 @@ def _set_value_infos(model: ModelProto, infos: Mapping[str, ValueInfo]) -> None:
         if name in infos:
             result.append(_value_info(name, infos[name]))
         elif name in constants:
-            tensor = constants[name]
-            result.append(helper.make_tensor_value_info(name, tensor.data_type, list(tensor.dims)))
+            result.append(constants[name])
         elif name in declared:
             result.append(ValueInfoProto.FromString(declared[name].SerializeToString()))
     del graph.value_info[:]
@@ -126,3 +121,15 @@ def _set_value_infos(model: ModelProto, infos: Mapping[str, ValueInfo]) -> None:
 
 def _value_info(name: str, info: ValueInfo) -> ValueInfoProto:
     return helper.make_tensor_value_info(name, onnx_element_type(info.dtype), list(info.shape))
+
+
+def _constant_info(node: NodeProto) -> ValueInfoProto:
+    """Returns shape and type of a Constant node's output."""
+    attribute = node.attribute[0]
+    if attribute.name == "value":
+        element_type, dims = attribute.t.data_type, list(attribute.t.dims)
+    else:
+        values = attribute.floats or attribute.ints
+        element_type = TensorProto.FLOAT if "float" in attribute.name else TensorProto.INT64
+        dims = [len(values)] if attribute.name.endswith("s") else []
+    return helper.make_tensor_value_info(node.output[0], element_type, dims)

@@ -313,7 +313,7 @@ def _datatypes(module: fx.GraphModule, constants: ConstantValues) -> dict[fx.Nod
         elif node.target in _SAME_TYPE:
             types[node] = types[inputs[0]]
         elif node.target in _MACS:
-            sources = [types[i] for i in inputs[:2]]
+            sources = [types[i] for i in inputs]  # a float bias makes a float accumulator
             if all(t.is_integer for t in sources):
                 scaled = any(t.name.startswith("SCALED") for t in sources)
                 unsigned = all(t.name.startswith(("UINT", "BINARY")) for t in sources)

@@ -1,0 +1,76 @@
+"""Value names of a graph that may have been edited."""
+
+from __future__ import annotations
+
+from operator import getitem
+from typing import Any
+
+from torch import fx
+
+from qonnx_torch.ops import as_tensor
+from qonnx_torch.provenance import value_names
+
+__all__ = ["output_values", "unique_value_names"]
+
+
+def output_values(node: fx.Node) -> tuple[Any, ...]:
+    """Returns what a graph's output node returns, as a tuple."""
+    results = node.args[0]
+    return tuple(results) if isinstance(results, (tuple, list)) else (results,)
+
+
+def unique_value_names(module: fx.GraphModule) -> dict[fx.Node, tuple[str, ...]]:
+    """Returns the value names that each node is written with.
+
+    1. The ONNX names that the nodes came with; fx names for those that a user has added.
+    2. A name that an edit has copied is used once; the others are numbered.
+    3. A graph output keeps its name: where an edit has put another node in front of it, that node takes the
+       name, and the value that had it is numbered.
+    """
+    names: dict[fx.Node, tuple[str, ...]] = {}
+    taken: set[str] = set()
+    for node, wanted in value_names(module).items():
+        if node.op == "output" or node.target in (getitem, as_tensor):
+            names[node] = wanted  # these pass on the names of other nodes
+            continue
+        outputs = max((_index(u) + 1 for u in node.users if u.target is getitem), default=1)
+        own = [*wanted, *(f"{node.name}_{i}" for i in range(len(wanted), outputs))]
+        names[node] = tuple(_claim(name, taken) for name in own)
+    _restore_output_names(module, names, taken)
+    return names
+
+
+def _index(node: fx.Node) -> int:
+    index = node.args[1]
+    return index if isinstance(index, int) else 0
+
+
+def _claim(name: str, taken: set[str]) -> str:
+    """Returns a name that nothing else has, and takes it. The empty name stands for an absent output."""
+    candidate, count = name, 0
+    while candidate and candidate in taken:
+        count += 1
+        candidate = f"{name}_{count}"
+    taken.add(candidate)
+    return candidate
+
+
+def _restore_output_names(
+    module: fx.GraphModule, names: dict[fx.Node, tuple[str, ...]], taken: set[str]
+) -> None:
+    output = next(n for n in module.graph.nodes if n.op == "output")
+    results = output_values(output)
+    if len(names[output]) != len(results):
+        return
+    passing = (getitem, as_tensor, "output")
+    owners = {name: node for node, own in names.items() for name in own if node.target not in passing}
+    for wanted, result in zip(names[output], results, strict=True):
+        plain = isinstance(result, fx.Node) and result.op in ("call_function", "call_module")
+        if not plain or result.target in (getitem, as_tensor) or names[result][0] in names[output]:
+            continue
+        owner = owners.get(wanted)
+        if owner is not None and owner.op == "placeholder":
+            continue
+        if owner is not None:
+            names[owner] = tuple(_claim(n, taken) if n == wanted else n for n in names[owner])
+        names[result] = (wanted, *names[result][1:])
