@@ -60,10 +60,12 @@ def _require_text(model: ModelProto, name: str) -> None:
 
 def _parse(content: bytes, name: str) -> ModelProto:
     model = ModelProto()
+    if not content:
+        raise InvalidModelError(f"{name}: not an ONNX protobuf (it is empty)")
     try:
         model.ParseFromString(content)
     except DecodeError:
-        hint = "it is empty" if not content else "truncated, or another kind of file"
+        hint = "truncated, or another kind of file"
         raise InvalidModelError(f"{name}: not an ONNX protobuf ({hint})") from None
     return model
 
