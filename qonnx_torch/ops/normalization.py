@@ -48,12 +48,21 @@ def batch_normalization(
     if training_mode:
         axes = [d for d in range(X.dim()) if d != 1]
         mean, var = X.mean(axes), X.var(axes, correction=0)
-        y = F.batch_norm(X, mean, var, scale, B, False, 0.0, epsilon)
+        y = _normalize(X, scale, B, mean, var, epsilon)
         running = (o * momentum + n * (1 - momentum) for o, n in ((input_mean, mean), (input_var, var)))
         return (y, *running)
     if update_statistics:
         return F.batch_norm(X, input_mean, input_var, scale, B, True, 1 - momentum, epsilon)
-    return F.batch_norm(X, input_mean, input_var, scale, B, False, 0.0, epsilon)
+    return _normalize(X, scale, B, input_mean, input_var, epsilon)
+
+
+def _normalize(X: Tensor, scale: Tensor, B: Tensor, mean: Tensor, var: Tensor, epsilon: float) -> Tensor:
+    # Written out, in this order, it gives the bits of onnxruntime, on which the reference runs; torch's own
+    # batch_norm differs by a rounding in a third of the elements, enough to flip a quantizer behind it.
+    factor = scale * torch.rsqrt(var + epsilon)
+    offset = B - mean * factor
+    view = (-1, *[1] * (X.dim() - 2))
+    return (X * factor.reshape(view) + offset.reshape(view)).to(X.dtype)
 
 
 @operator("BatchNormalization", domain=CHANNELS_LAST_DOMAIN, outputs=0, python_only=("update_statistics",))
@@ -137,5 +146,11 @@ def lp_normalization(input: Tensor, *, axis: int = -1, p: int = 2) -> Tensor:
 
 @operator("LRN")
 def lrn(X: Tensor, *, size: int, alpha: float = 1e-4, beta: float = 0.75, bias: float = 1.0) -> Tensor:
-    """Returns X (N, C, ...) normalized over neighbouring channels. Source: ONNX LRN-13."""
-    return F.local_response_norm(X, size, alpha, beta, bias)
+    """Returns X (N, C, ...) divided by (bias + alpha / size * sum of squares over `size` channels) ^ beta.
+
+    Of an even size the larger half lies after the channel (torch puts it before). Source: ONNX LRN-13.
+    """
+    before, after = (size - 1) // 2, size // 2
+    squares = F.pad(X.square().movedim(1, -1), (before, after))
+    total = squares.unfold(-1, size, 1).sum(-1).movedim(-1, 1)
+    return X / (bias + alpha / size * total).pow(beta)
