@@ -85,6 +85,7 @@ class _Builder:
         self.paths = parameter_paths(self.constants)
         self.module_names.update(p.split(".")[0] for p in self.paths.values())
         self.statistics = self._running_statistics(computing)
+        self.read = {i for n in computing for i in n.input} | {o.name for o in graph.output}
         placeholders: set[str] = set()
         for value in inputs:
             if not value.type.HasField("tensor_type"):
@@ -196,10 +197,10 @@ class _Builder:
 
     def _name_outputs(self, node: fx.Node, proto: NodeProto, operator: Operator, form: NodeForm) -> None:
         names = list(proto.output)
-        several = operator.outputs > 1 or operator.op_type == "Split" or form.attributes.get("training_mode")
-        if not several:
-            if any(names[1:]):
-                raise UnsupportedModelError(f"output {next(filter(None, names[1:]))!r} is not available")
+        if operator.outputs == 1 and not form.attributes.get("training_mode"):
+            read = [name for name in names[1:] if name and name in self.read]
+            if read:
+                raise UnsupportedModelError(f"its output {read[0]!r} is not available")
             self.values[names[0]] = node
             return
         for i, name in enumerate(names):

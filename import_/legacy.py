@@ -156,7 +156,10 @@ def _concat_default_axis(form: NodeForm) -> None:
 def _upsample(form: NodeForm) -> None:
     form.op_type = "Resize"
     if len(form.inputs) == 1:
-        form.inputs += [None, Literal(tuple(form.pop("scales")))]
+        scales = form.pop("scales")
+        if scales is None:  # version 1, which had one attribute per image dimension
+            scales = (1.0, 1.0, form.pop("height_scale", 1.0), form.pop("width_scale", 1.0))
+        form.inputs += [None, Literal(tuple(scales))]
     else:
         form.inputs = [form.inputs[0], None, form.inputs[1]]
     _asymmetric(form)

@@ -74,7 +74,12 @@ def _load_external_data(model: ModelProto, name: str, folder: Path | None) -> No
     for tensor in model.graph.initializer:
         if not external_data_helper.uses_external_data(tensor):
             continue
-        info = external_data_helper.ExternalDataInfo(tensor)
+        try:
+            info = external_data_helper.ExternalDataInfo(tensor)
+        except ValueError as error:  # an offset or length that is no number
+            raise InvalidModelError(
+                f"{name}: the external data of initializer {tensor.name!r}: {error}"
+            ) from None
         if folder is None:
             raise InvalidModelError(
                 f"{name}: initializer {tensor.name!r} is in the external file {info.location!r}; "

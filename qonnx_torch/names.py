@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import keyword
 import re
 from collections.abc import Iterable
 from urllib.parse import quote, unquote
@@ -10,15 +11,16 @@ from torch import fx, nn
 
 __all__ = ["identifier", "onnx_name", "parameter_paths"]
 
-_RESERVED = frozenset(dir(fx.GraphModule(nn.Module(), fx.Graph())))
+# Attributes of a GraphModule (and the one that `provenance` adds), and words that generated code cannot use.
+_RESERVED = frozenset([*dir(fx.GraphModule(nn.Module(), fx.Graph())), "provenance", "self", *keyword.kwlist])
 
 
 def parameter_paths(names: Iterable[str]) -> dict[str, str]:
     """Returns the `state_dict` key of each initializer name: the name itself wherever that is a legal path.
 
     Other characters than letters, digits and `_ : / -` are percent-encoded; so is a first letter where the
-    element would hide a method of the module, and a dot where it cannot separate modules (`a` and `a.b`
-    both being tensors, or an empty element). `onnx_name` is the inverse.
+    element is a Python keyword or would hide a method of the module, and a dot where it cannot separate
+    modules (`a` and `a.b` both being tensors, or an empty element). `onnx_name` is the inverse.
 
     >>> parameter_paths(["conv.weight", "a b", "forward"])
     {'conv.weight': 'conv.weight', 'a b': 'a%20b', 'forward': '%66orward'}

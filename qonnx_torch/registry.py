@@ -52,7 +52,7 @@ class Operator:
         attributes: attribute name -> default (`inspect.Parameter.empty` where required).
         static: inputs that must be known when the graph is built (a Reshape's shape, a Slice's starts).
         on_shapes: also computes on Python ints, so it may stand in a Shape chain.
-        outputs: number of outputs; 0 where it depends on the node (Split).
+        outputs: number of outputs that are always there; None where it depends on the node (Split).
         required: attributes that a node must have, also where the function has a default.
         attribute_types: attribute name -> its Python type as the signature spells it.
     """
@@ -66,7 +66,7 @@ class Operator:
     attributes: dict[str, Any]
     static: frozenset[str] = frozenset()
     on_shapes: bool = False
-    outputs: int = 1
+    outputs: int | None = 1
     required: frozenset[str] = frozenset()
     attribute_types: dict[str, str] = field(default_factory=dict)
 
@@ -157,7 +157,7 @@ def describe(
     since_version: int,
     static: tuple[str, ...] = (),
     on_shapes: bool = False,
-    outputs: int = 1,
+    outputs: int | None = 1,
     required: tuple[str, ...] = (),
     python_only: tuple[str, ...] = (),
 ) -> Operator:

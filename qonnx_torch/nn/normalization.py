@@ -6,7 +6,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from qonnx_torch.ops.normalization import batch_normalization, batch_normalization_channels_last
+from qonnx_torch.ops.channels_last import batch_normalization_channels_last
+from qonnx_torch.ops.normalization import batch_normalization
 from qonnx_torch.ops.random import dropout
 from qonnx_torch.registry import REGISTRY
 

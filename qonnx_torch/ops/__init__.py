@@ -2,6 +2,7 @@
 
 from qonnx_torch.ops import (
     activation,
+    channels_last,
     elementwise,
     linear,
     normalization,
@@ -20,6 +21,7 @@ __all__ = [
     "activation",
     "as_tensor",
     "bipolar_quant",
+    "channels_last",
     "elementwise",
     "float_quant",
     "is_shape_value",

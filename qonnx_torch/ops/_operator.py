@@ -64,7 +64,7 @@ def operator(
     since_version: int = 1,
     static: tuple[str, ...] = (),
     on_shapes: bool = False,
-    outputs: int = 1,
+    outputs: int | None = 1,
     required: tuple[str, ...] = (),
     python_only: tuple[str, ...] = (),
     on_numbers: bool = False,
@@ -82,7 +82,7 @@ def operator(
         static: inputs that must be Python values when the graph is built.
         on_shapes: the function also computes on Python ints (it may stand in a Shape chain). Without it,
             Python values that arrive at a tensor input become tensors first.
-        outputs: number of outputs; 0 where it depends on the node.
+        outputs: number of outputs that are always there; None where it depends on the node.
         required: attributes that a node in a file must have, also where the function has a default.
         python_only: keyword parameters that are no ONNX attributes.
         on_numbers: the function itself takes Python numbers as inputs (a quantizer's bit width, say).

@@ -46,6 +46,14 @@ def _divide(a: Any, b: Any) -> Any:
     return a // b if (a >= 0) == (b > 0) else -(-a // b)
 
 
+def _sym_floor(a: Any, _: Any) -> Any:
+    return torch.sym_float(math.floor(a))
+
+
+def _sym_ceil(a: Any, _: Any) -> Any:
+    return torch.sym_float(math.ceil(a))
+
+
 @operator("Add", on_shapes=True)
 def add(A: Tensor, B: Tensor) -> Tensor:
     """Returns A + B, broadcast. Source: ONNX Add-14."""
@@ -134,8 +142,9 @@ def abs(X: Tensor) -> Tensor:
 
 @operator("Sign")
 def sign(input: Tensor) -> Tensor:
-    """Returns -1, 0 or 1. Source: ONNX Sign-13."""
-    return torch.sign(input)
+    """Returns -1, 0 or 1; NaN stays. Source: ONNX Sign-13."""
+    sign = torch.sign(input)
+    return torch.where(torch.isnan(input), input, sign) if input.is_floating_point() else sign
 
 
 @operator("Reciprocal")
@@ -180,16 +189,16 @@ def cos(input: Tensor) -> Tensor:
     return torch.cos(input)
 
 
-@operator("Ceil")
+@operator("Ceil", on_shapes=True)
 def ceil(X: Tensor) -> Tensor:
     """Returns X rounded up. Source: ONNX Ceil-13."""
-    return torch.ceil(X)
+    return _on_shapes(_sym_ceil, X, 0) if is_shape_value(X) else torch.ceil(X)
 
 
-@operator("Floor")
+@operator("Floor", on_shapes=True)
 def floor(X: Tensor) -> Tensor:
     """Returns X rounded down. Source: ONNX Floor-13."""
-    return torch.floor(X)
+    return _on_shapes(_sym_floor, X, 0) if is_shape_value(X) else torch.floor(X)
 
 
 @operator("Round")

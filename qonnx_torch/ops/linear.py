@@ -10,7 +10,6 @@ from torch import Tensor
 
 from qonnx_torch.ops._operator import operator
 from qonnx_torch.ops._windows import resolve_pads, symmetric_padding
-from qonnx_torch.registry import CHANNELS_LAST_DOMAIN
 
 __all__: list[str] = []
 
@@ -100,34 +99,6 @@ def conv(
     return _CONV[rank](X, W, B, strides, padding, dilations, group)
 
 
-@operator("Conv", domain=CHANNELS_LAST_DOMAIN)
-def conv_channels_last(
-    X: Tensor,
-    W: Tensor,
-    B: Tensor | None = None,
-    *,
-    auto_pad: str = "NOTSET",
-    dilations: Sequence[int] | None = None,
-    group: int = 1,
-    kernel_shape: Sequence[int] | None = None,
-    pads: Sequence[int] | None = None,
-    strides: Sequence[int] | None = None,
-) -> Tensor:
-    """Returns `conv` of X (N, D1, ..., C) with W (M, k1, ..., C / group). Source: QONNX 1.0.0."""
-    y = conv(
-        X.movedim(-1, 1),
-        W.movedim(-1, 1),
-        B,
-        auto_pad=auto_pad,
-        dilations=dilations,
-        group=group,
-        kernel_shape=kernel_shape,
-        pads=pads,
-        strides=strides,
-    )
-    return y.movedim(1, -1)
-
-
 @operator("ConvTranspose")
 def conv_transpose(
     X: Tensor,
@@ -173,10 +144,11 @@ def conv_transpose(
         output_shape = [n * s for n, s in zip(X.shape[2:], strides, strict=True)]
     if output_shape is not None:
         total = [f - o for f, o in zip(full, output_shape[-rank:], strict=True)]
-        small = [t // 2 for t in total]
-        large = [t - h for t, h in zip(total, small, strict=True)]
-        # The specification gives the odd element to the begin unless SAME_UPPER.
-        pads = [*small, *large] if auto_pad == "SAME_UPPER" else [*large, *small]
+        small = [max(0, t) // 2 for t in total]
+        large = [max(0, t) - h for t, h in zip(total, small, strict=True)]
+        # The specification gives the odd element to the begin unless SAME_UPPER. What lacks comes at the end.
+        begins, ends = (small, large) if auto_pad == "SAME_UPPER" else (large, small)
+        pads = [*begins, *(e + min(0, t) for e, t in zip(ends, total, strict=True))]
     pads = list(pads or [0] * 2 * rank)
     begins, ends = pads[:rank], pads[rank:]
     if begins == ends and all(o < s or o < d for o, s, d in zip(extra, strides, dilations, strict=True)):

@@ -9,12 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from qonnx_torch.ops._operator import operator
-from qonnx_torch.registry import CHANNELS_LAST_DOMAIN
 
-__all__ = ["batch_normalization", "batch_normalization_channels_last"]
+__all__ = ["batch_normalization"]
 
 
-@operator("BatchNormalization", outputs=0, python_only=("update_statistics",))
+@operator("BatchNormalization", python_only=("update_statistics",))
 def batch_normalization(
     X: Tensor,
     scale: Tensor,
@@ -65,41 +64,13 @@ def _normalize(X: Tensor, scale: Tensor, B: Tensor, mean: Tensor, var: Tensor, e
     return (X * factor.reshape(view) + offset.reshape(view)).to(X.dtype)
 
 
-@operator("BatchNormalization", domain=CHANNELS_LAST_DOMAIN, outputs=0, python_only=("update_statistics",))
-def batch_normalization_channels_last(
-    X: Tensor,
-    scale: Tensor,
-    B: Tensor,
-    input_mean: Tensor,
-    input_var: Tensor,
-    *,
-    epsilon: float = 1e-5,
-    momentum: float = 0.9,
-    training_mode: int = 0,
-    update_statistics: bool = False,
-) -> Any:
-    """Returns `batch_normalization` of X (N, ..., C). Source: QONNX 1.0.0, channels_last domain."""
-    result = batch_normalization(
-        X.movedim(-1, 1),
-        scale,
-        B,
-        input_mean,
-        input_var,
-        epsilon=epsilon,
-        momentum=momentum,
-        training_mode=training_mode,
-        update_statistics=update_statistics,
-    )
-    return (result[0].movedim(1, -1), *result[1:]) if training_mode else result.movedim(1, -1)
-
-
 @operator("InstanceNormalization")
 def instance_normalization(input: Tensor, scale: Tensor, B: Tensor, *, epsilon: float = 1e-5) -> Tensor:
     """Returns each sample and channel of (N, C, ...) normalized, times scale plus B. Source: ONNX-6."""
     return F.instance_norm(input, weight=scale, bias=B, eps=epsilon)
 
 
-@operator("LayerNormalization", since_version=17, outputs=0)
+@operator("LayerNormalization", since_version=17)
 def layer_normalization(
     X: Tensor,
     Scale: Tensor,

@@ -12,7 +12,6 @@ from torch import Tensor
 from qonnx_torch.errors import UnsupportedModelError
 from qonnx_torch.ops._operator import operator
 from qonnx_torch.ops._windows import resolve_pads
-from qonnx_torch.registry import CHANNELS_LAST_DOMAIN
 
 __all__: list[str] = []
 
@@ -48,7 +47,7 @@ def _padded(x: Tensor, begins: Sequence[int], ends: Sequence[int], value: float)
     return F.pad(x, flat, value=value) if any(flat) else x
 
 
-@operator("MaxPool", outputs=0)
+@operator("MaxPool")
 def max_pool(
     X: Tensor,
     *,
@@ -87,32 +86,6 @@ def max_pool(
         return _MAX_POOL[rank](X, list(kernel_shape), strides, begins, dilations)
     lowest = -torch.inf if X.is_floating_point() else torch.iinfo(X.dtype).min
     return _MAX_POOL[rank](_padded(X, begins, ends, lowest), list(kernel_shape), strides, 0, dilations)
-
-
-@operator("MaxPool", domain=CHANNELS_LAST_DOMAIN, outputs=0)
-def max_pool_channels_last(
-    X: Tensor,
-    *,
-    kernel_shape: Sequence[int],
-    auto_pad: str = "NOTSET",
-    ceil_mode: int = 0,
-    dilations: Sequence[int] | None = None,
-    pads: Sequence[int] | None = None,
-    storage_order: int = 0,
-    strides: Sequence[int] | None = None,
-) -> Tensor:
-    """Returns `max_pool` of X (N, D1, ..., C). Source: QONNX 1.0.0, channels_last domain."""
-    y = max_pool(
-        X.movedim(-1, 1),
-        kernel_shape=kernel_shape,
-        auto_pad=auto_pad,
-        ceil_mode=ceil_mode,
-        dilations=dilations,
-        pads=pads,
-        storage_order=storage_order,
-        strides=strides,
-    )
-    return y.movedim(1, -1)
 
 
 @operator("AveragePool")

@@ -12,7 +12,7 @@ from qonnx_torch.ops._operator import operator
 __all__ = ["dropout"]
 
 
-@operator("Dropout", static=("ratio", "training_mode"), outputs=0)
+@operator("Dropout", static=("ratio", "training_mode"))
 def dropout(data: Tensor, ratio: float = 0.5, training_mode: bool = False, *, seed: int | None = None) -> Any:
     """Returns data, with elements zeroed at rate `ratio` and the others scaled in training.
 

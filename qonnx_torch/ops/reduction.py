@@ -80,7 +80,7 @@ def reduce_l1(
 ) -> Tensor:
     """Returns the sum of |x| over axes (all where absent). Source: ONNX ReduceL1-18."""
     dims = _axes(data, axes, noop_with_empty_axes)
-    return data if dims is None else data.abs().sum(dims, keepdim=bool(keepdims))
+    return data.abs() if dims is None else data.abs().sum(dims, keepdim=bool(keepdims))
 
 
 @operator("ReduceL2", static=("axes",))
@@ -89,7 +89,7 @@ def reduce_l2(
 ) -> Tensor:
     """Returns the root of the sum of squares over axes (all where absent). Source: ONNX ReduceL2-18."""
     dims = _axes(data, axes, noop_with_empty_axes)
-    return data if dims is None else data.square().sum(dims, keepdim=bool(keepdims)).sqrt()
+    return data.abs() if dims is None else data.square().sum(dims, keepdim=bool(keepdims)).sqrt()
 
 
 @operator("ReduceSumSquare", static=("axes",))
@@ -98,7 +98,7 @@ def reduce_sum_square(
 ) -> Tensor:
     """Returns the sum of squares over axes (all where absent). Source: ONNX ReduceSumSquare-18."""
     dims = _axes(data, axes, noop_with_empty_axes)
-    return data if dims is None else data.square().sum(dims, keepdim=bool(keepdims))
+    return data.square() if dims is None else data.square().sum(dims, keepdim=bool(keepdims))
 
 
 def _arg(data: Tensor, axis: int, keepdims: int, last: int, largest: bool) -> Tensor:

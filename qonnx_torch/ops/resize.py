@@ -22,8 +22,8 @@ _NEAREST: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def _coordinates(length: int, new_length: int, scale: float, mode: str) -> Tensor:
-    """Returns the source coordinate (float64) of each of the new elements."""
-    x = torch.arange(new_length, dtype=torch.float64)
+    """Returns the source coordinate of each of the new elements, in float32 as onnxruntime computes it."""
+    x = torch.arange(new_length, dtype=torch.float32)
     if mode == "asymmetric":
         return x / scale
     if mode == "align_corners":
@@ -61,7 +61,7 @@ def _taps(
     return [(base - 1, far(t + 1)), (base, near(t)), (base + 1, near(1 - t)), (base + 2, far(2 - t))]
 
 
-@operator("Resize", since_version=11, static=("roi", "scales", "sizes"))
+@operator("Resize", static=("roi", "scales", "sizes"))
 def resize(
     X: Tensor,
     roi: Sequence[float] | None = None,

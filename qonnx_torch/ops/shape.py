@@ -104,7 +104,7 @@ def concat(*inputs: Tensor, axis: int) -> Tensor:
     return torch.cat([as_tensor(v, device=device) for v in inputs], axis)
 
 
-@operator("Split", static=("split",), on_shapes=True, outputs=0)
+@operator("Split", static=("split",), on_shapes=True, outputs=None)
 def split(
     input: Tensor, split: Sequence[int] | None = None, *, axis: int = 0, num_outputs: int | None = None
 ) -> tuple[Tensor, ...]:

@@ -18,7 +18,7 @@ from torch import Tensor, fx
 
 import qonnx_torch.nn as qnn
 from qonnx_torch.errors import UnsupportedModelError
-from qonnx_torch.ops import linear, pool, shape
+from qonnx_torch.ops import channels_last, linear, pool, shape
 from qonnx_torch.ops.elementwise import identity
 from qonnx_torch.passes.constants import ConstantValues
 from qonnx_torch.passes.shapes import FakeInterpreter, declared_inputs, propagate
@@ -241,7 +241,7 @@ def _gemm_macs(x: Tensor, w: Tensor, y: Tensor, attributes: dict[str, Any]) -> f
 
 _MACS: dict[Any, Callable[..., float]] = {
     linear.conv: _conv_macs,
-    linear.conv_channels_last: _conv_macs,
+    channels_last.conv_channels_last: _conv_macs,
     linear.conv_transpose: _conv_transpose_macs,
     linear.gemm: _gemm_macs,
     linear.mat_mul: _gemm_macs,
@@ -290,7 +290,7 @@ _SAME_TYPE = frozenset(
     {
         identity,
         pool.max_pool,
-        pool.max_pool_channels_last,
+        channels_last.max_pool_channels_last,
         shape.flatten,
         shape.reshape,
         shape.transpose,
