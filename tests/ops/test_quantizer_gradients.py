@@ -1,0 +1,177 @@
+"""Gradients of the quantizers against formulas derived by hand (straight-through at every rounding)."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+from torch.testing import assert_close
+
+from qonnx_torch import ops
+from qonnx_torch.ops.quantizers import integer_bounds, trunc_v1
+from qonnx_torch.ops.rounding import ROUNDING_MODES, round_to_integer, straight_through
+
+
+def gradients(function, *parameters: Tensor | float, x: Tensor) -> list[Tensor]:
+    """Returns d sum(function) / d (x, *parameters)."""
+    leaves = [torch.as_tensor(v, dtype=torch.float32).clone().requires_grad_() for v in (x, *parameters)]
+    function(*leaves).sum().backward()
+    return [torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in leaves]
+
+
+def values(scale: float, zero_point: float = 0.0) -> Tensor:
+    """Random values, ties, and values half a step and far outside of every range in use here."""
+    ties = (torch.arange(-40, 41) / 2 - zero_point) * scale
+    random = torch.randn(500, generator=torch.Generator().manual_seed(0)) * 8 * scale
+    return torch.cat([ties, random, torch.tensor([1e4, -1e4])])
+
+
+@pytest.mark.parametrize("mode", ROUNDING_MODES)
+@pytest.mark.parametrize(("signed", "narrow"), [(True, False), (True, True), (False, False), (False, True)])
+@pytest.mark.parametrize(("scale", "zero_point"), [(0.5, 0.0), (0.3, 0.0), (0.25, 3.0), (0.1, -1.25)])
+def test_quant(mode: str, signed: bool, narrow: bool, scale: float, zero_point: float) -> None:
+    # y = x / s + z, c = clamp(y, lo, hi), r = round(c) with dr/dc = 1, out = (r - z) s.
+    # Inside: dr/dx = 1/s, dr/ds = -x/s^2, dr/dz = 1; at the bounds themselves too.
+    #   d/dx = 1            d/ds = (r - z) - x/s = r - y      d/dz = s (1 - 1) = 0    d/db = 0
+    # Outside: r is the bound, so dr/dx = dr/ds = dr/dz = 0.
+    #   d/dx = 0            d/ds = r - z                      d/dz = -s               d/db = s d(bound)/db
+    # with d hi/db = ln2 2^(b-1) signed, ln2 2^b unsigned, and d lo/db = -ln2 2^(b-1) signed, 0 unsigned.
+    bits = 4.0
+    x = values(scale, zero_point)
+
+    def quant(x: Tensor, s: Tensor, z: Tensor, b: Tensor) -> Tensor:
+        return ops.quant(x, s, z, b, signed=signed, narrow=narrow, rounding_mode=mode)
+
+    dx, ds, dz, db = gradients(quant, scale, zero_point, bits, x=x)
+    y = x / torch.tensor(scale) + zero_point
+    low, high = integer_bounds(torch.tensor(bits), signed=signed, narrow=narrow)
+    above, below = y > high, y < low
+    inside = ~(above | below)
+    r = ROUNDING_MODES[mode](y.clamp(low, high))
+    slope = math.log(2) * 2 ** (bits - 1 if signed else bits)
+    low_slope = -slope if signed else 0.0
+
+    assert torch.equal(dx, inside.float())
+    assert_close(ds, torch.where(inside, r - y, r - zero_point).sum(), rtol=1e-5, atol=1e-3)
+    assert_close(dz, -scale * (~inside).sum(), rtol=1e-5, atol=1e-4)
+    assert_close(db, scale * (slope * above.sum() + low_slope * below.sum()), rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("one_bit", [True, None])
+def test_one_bit_quant(one_bit: bool | None) -> None:
+    # q = +-1 with dq/dy = 1 everywhere, out = (q - z) s: d/dx = 1, d/ds = (q - z) - x/s, d/dz = 0, d/db = 0.
+    x, scale, zero_point = values(0.5), 0.5, 0.25
+
+    def quant(x: Tensor, s: Tensor, z: Tensor, b: Tensor) -> Tensor:
+        return ops.quant(x, s, z, b, signed=True, narrow=False, one_bit=one_bit)
+
+    dx, ds, dz, db = gradients(quant, scale, zero_point, 1.0, x=x)
+    q = torch.where(x / scale + zero_point >= 0, 1.0, -1.0)
+    assert torch.equal(dx, torch.ones_like(x))
+    assert_close(ds, (q - zero_point - x / scale).sum(), rtol=1e-5, atol=1e-3)
+    assert_close(dz, torch.tensor(0.0))
+    assert_close(db, torch.tensor(0.0))
+
+
+def test_per_channel_gradients_reach_their_channel() -> None:
+    x = torch.randn(5, 3, 4, generator=torch.Generator().manual_seed(1))
+    scale = torch.tensor([0.5, 0.1, 0.02]).reshape(3, 1)
+    _, ds = gradients(lambda x, s: ops.quant(x, s, 0.0, 4), scale, x=x)
+    for channel in range(3):
+        _, alone = gradients(lambda x, s: ops.quant(x, s, 0.0, 4), scale[channel], x=x[:, channel])
+        assert_close(ds[channel], alone)
+
+
+def test_bipolar_quant() -> None:
+    # out = s sign(x) with d sign/dx = 1: d/dx = s, d/ds = sign(x).
+    x = torch.tensor([-2.0, -0.0, 0.0, 0.3])
+    dx, ds = gradients(ops.bipolar_quant, 0.5, x=x)
+    assert dx.tolist() == [0.5] * 4
+    assert ds == 2
+
+
+@pytest.mark.parametrize("mode", ["FLOOR", "ROUND", "CEIL"])
+@pytest.mark.parametrize(("output_scale", "zero_point"), [(1.0, 0.0), (0.9, 1.0)])
+def test_trunc(mode: str, output_scale: float, zero_point: float) -> None:
+    # y = round(x/s + z), t = 2^round(log2(o/s)), r = mode(clamp(y/t)), out = (r - z/t) o; the roundings have
+    # slope 1, so dt/do = t/o and dt/ds = -t/s. With n = -z/t:
+    # Inside:  d/dx = o/(s t)   d/ds = o/(s t) (y - z - x/s)    d/dz = 0      d/do = r + n - (y - z)/t
+    # Outside: d/dx = 0         d/ds = o/(s t) (-z)             d/dz = -o/t   d/do = r + n + z/t = r
+    scale, x = 0.25, values(0.5)
+
+    def trunc(x: Tensor, s: Tensor, z: Tensor, o: Tensor) -> Tensor:
+        return ops.trunc(x, s, z, 8.0, o, 4.0, rounding_mode=mode)
+
+    dx, ds, dz, do = gradients(trunc, scale, zero_point, output_scale, x=x)
+    t = 2.0 ** round(math.log2(output_scale / scale))
+    y = torch.round(x / scale + zero_point)
+    inside = (y / t <= 7) & (y / t >= -8)
+    r = ROUNDING_MODES[mode]((y / t).clamp(-8, 7))
+    ratio = output_scale / (scale * t)
+    assert_close(dx, inside * ratio)
+    expected = torch.where(inside, y - zero_point - x / scale, torch.tensor(-zero_point)) * ratio
+    assert_close(ds, expected.sum(), rtol=1e-4, atol=1e-2)
+    assert_close(dz, -output_scale / t * (~inside).sum(), rtol=1e-5, atol=1e-4)
+    assert_close(do, torch.where(inside, r - y / t, r).sum(), rtol=1e-4, atol=1e-2)
+
+
+def test_trunc_v1() -> None:
+    # t = 2^(in - out), r = mode(y/t), out = (r - z) s:
+    # d/dx = 1/t, d/ds = r - z - x/(s t), d/dz = s (1/t - 1).
+    scale, zero_point, x = 0.25, 1.0, values(0.5)
+    dx, ds, dz = gradients(lambda x, s, z: trunc_v1(x, s, z, 8.0, 6.0), scale, zero_point, x=x)
+    r = torch.floor(torch.round(x / scale + zero_point) / 4)
+    assert_close(dx, torch.full_like(x, 0.25))
+    assert_close(ds, (r - zero_point - x / scale / 4).sum(), rtol=1e-4, atol=1e-2)
+    assert_close(dz, torch.tensor(scale * (1 / 4 - 1) * len(x)))
+
+
+def test_float_quant() -> None:
+    # y = x/s, q = step round(y/step), out = clamp(q) s.
+    # Inside: d/dx = 1, d/ds = q - x/s, d/d limit = 0; outside: 0, +-limit and +-s.
+    scale, limit = 0.5, 12.0
+    x = torch.cat([values(0.5), torch.tensor([6.1, 6.3, -6.1, -6.3])])  # around the limit: 12 s = 6
+
+    def float_quant(x: Tensor, s: Tensor, limit: Tensor) -> Tensor:
+        return ops.float_quant(x, s, 4, 3, 7, limit)
+
+    dx, ds, d_limit = gradients(float_quant, scale, limit, x=x)
+    q = ops.float_quant(x, scale, 4, 3, 7, 1e9) / scale
+    inside = q.abs() <= limit
+    assert torch.equal(dx, inside.float())
+    expected = torch.where(inside, q - x / scale, torch.sign(x) * limit)
+    assert_close(ds, expected.sum(), rtol=1e-4, atol=1e-2)
+    assert_close(d_limit, (torch.sign(x) * scale)[~inside].sum())
+
+
+def test_overflow_to_nan_has_no_gradient() -> None:
+    x = torch.tensor([1.0, 1e6], requires_grad=True)
+    y = ops.float_quant(x, 1.0, 4, 3, 7, 448, has_nan=True, saturation=False)
+    y[:1].sum().backward()
+    assert y.isnan().tolist() == [False, True]
+    assert x.grad.tolist() == [1.0, 0.0]
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
+def test_special_values_leave_other_gradients_alone(value: float) -> None:
+    x = torch.tensor([0.3, value, -0.2], requires_grad=True)
+    ops.quant(x, 0.1, 0.0, 4).nansum().backward()
+    assert x.grad[0] == x.grad[2] == 1
+
+
+def test_straight_through_is_exact_and_passes_the_gradient() -> None:
+    x = torch.tensor([0.5, -0.3, 1e30, -0.0, math.inf, 3e-45], requires_grad=True)
+    rounded = ROUNDING_MODES["ROUND"](x)
+    y = straight_through(x, rounded)
+    assert torch.equal(y.view(torch.int32), rounded.view(torch.int32))
+    y[:4].sum().backward()
+    assert x.grad[:4].tolist() == [1.0] * 4
+
+
+@pytest.mark.parametrize("mode", ROUNDING_MODES)
+def test_round_to_integer_has_gradient_one(mode: str) -> None:
+    x = values(0.25).requires_grad_()
+    round_to_integer(x, mode).sum().backward()
+    assert torch.equal(x.grad, torch.ones_like(x))

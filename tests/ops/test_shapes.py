@@ -1,0 +1,253 @@
+"""Shapes as Python ints: the chains around Reshape, in eager, exported with a dynamic batch, and compiled."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from onnx import TensorProto, helper
+from torch import fx
+
+import qonnx_torch as qt
+from qonnx_torch.ops import as_tensor, is_shape_value
+from qonnx_torch.provenance import value_names
+
+X = torch.arange(24.0).reshape(2, 3, 4)
+I64, I32, F32 = TensorProto.INT64, TensorProto.INT32, TensorProto.FLOAT
+
+
+def node(op_type: str, inputs: str, output: str, **attributes: Any):
+    return helper.make_node(op_type, inputs.split(), [output], **attributes)
+
+
+def ints(*values: int) -> np.ndarray:
+    return np.array(values, np.int64)
+
+
+# Each chain ends in y; the constants are in CONSTANTS; what it computes is the function.
+CONSTANTS = {
+    "zero": np.int64(0),
+    "one": np.int64(1),
+    "two": np.int64(2),
+    "minus": np.int64(-1),
+    "most": np.float32(0.6),
+    "zeros": ints(0),
+    "ones": ints(1),
+    "twos": ints(2),
+    "threes": ints(3),
+    "minuses": ints(-1),
+    "tail": ints(3, 4),
+    "index": ints(0, 2),
+}
+CHAINS: dict[str, tuple[list[Any], Any]] = {
+    "gather-unsqueeze-concat": (
+        [
+            node("Shape", "x", "s"),
+            node("Gather", "s zero", "n", axis=0),
+            node("Unsqueeze", "n zeros", "u"),
+            node("Concat", "u minuses", "shape", axis=0),
+            node("Reshape", "x shape", "y"),
+        ],
+        lambda x: x.reshape(x.shape[0], -1),
+    ),
+    "slice-of-the-shape": (
+        [
+            node("Shape", "x", "s"),
+            node("Slice", "s zeros ones zeros", "head"),
+            node("Concat", "head minuses", "shape", axis=0),
+            node("Reshape", "x shape", "y"),
+        ],
+        lambda x: x.reshape(x.shape[0], -1),
+    ),
+    "multiply-and-divide": (
+        [
+            node("Shape", "x", "s"),
+            node("Gather", "s one", "c"),
+            node("Gather", "s two", "w"),
+            node("Mul", "c w", "m"),
+            node("Div", "m two", "d"),
+            node("Unsqueeze", "d zeros", "u"),
+            node("Concat", "minuses u twos", "shape", axis=0),
+            node("Reshape", "x shape", "y"),
+        ],
+        lambda x: x.reshape(-1, x.shape[1] * x.shape[2] // 2, 2),
+    ),
+    "casts": (
+        [
+            node("Shape", "x", "s"),
+            node("Gather", "s zero", "n"),
+            node("Cast", "n", "n32", to=I32),
+            node("Cast", "n32", "n64", to=I64),
+            node("Unsqueeze", "n64 zeros", "u"),
+            node("Concat", "u tail", "shape", axis=0),
+            node("Reshape", "x shape", "y"),
+        ],
+        lambda x: x.reshape(x.shape[0], 3, 4),
+    ),
+    "float-arithmetic": (
+        [
+            node("Shape", "x", "s"),
+            node("Gather", "s two", "w"),
+            node("Cast", "w", "f", to=F32),
+            node("Mul", "f most", "h"),
+            node("Floor", "h", "g"),
+            node("Cast", "g", "i", to=I64),
+            node("Unsqueeze", "i zeros", "u"),
+            node("Concat", "minuses threes u twos", "shape", axis=0),
+            node("Reshape", "x shape", "y"),
+        ],
+        lambda x: x.reshape(-1, 3, x.shape[2] // 2, 2),
+    ),
+    "gather-two-and-product": (
+        [
+            node("Shape", "x", "s"),
+            node("Gather", "s index", "both"),
+            node("ReduceProd", "both", "p", keepdims=1),
+            node("Concat", "p minuses", "shape", axis=0),
+            node("Reshape", "x shape", "y"),
+        ],
+        lambda x: x.reshape(x.shape[0] * x.shape[2], -1),
+    ),
+    "squeeze": (
+        [
+            node("Shape", "x", "s"),
+            node("Slice", "s zeros ones", "head"),
+            node("Squeeze", "head zeros", "n"),
+            node("Unsqueeze", "n zeros", "u"),
+            node("Concat", "u minuses", "shape", axis=0),
+            node("Reshape", "x shape", "y"),
+        ],
+        lambda x: x.reshape(x.shape[0], -1),
+    ),
+    "expand-and-size": (
+        [
+            node("Shape", "x", "s"),
+            node("Size", "x", "count"),
+            node("Unsqueeze", "count zeros", "u"),
+            node("Reshape", "x u", "flat"),
+            node("Reshape", "flat s", "same"),
+            node("Slice", "same zeros ones zeros", "first"),
+            node("Expand", "first s", "y"),
+        ],
+        lambda x: x[:1].expand_as(x),
+    ),
+    "constant-of-shape": (
+        [
+            node("Shape", "x", "s"),
+            node("ConstantOfShape", "s", "z"),
+            node("Add", "x z", "y"),
+        ],
+        lambda x: x,
+    ),
+    "end-computed": (
+        [
+            node("Shape", "x", "s"),
+            node("Gather", "s two", "w"),
+            node("Sub", "w one", "end"),
+            node("Unsqueeze", "end zeros", "ends"),
+            node("Slice", "x zeros ends twos", "y"),
+        ],
+        lambda x: x[:, :, :-1],
+    ),
+    "shape-into-tensor-arithmetic": (
+        [
+            node("Shape", "x", "s"),
+            node("Gather", "s two", "w"),
+            node("Cast", "w", "f", to=F32),
+            node("Div", "x f", "y"),
+        ],
+        lambda x: x / x.shape[2],
+    ),
+    "negative-gather": (
+        [
+            node("Shape", "x", "s"),
+            node("Gather", "s minus", "w"),
+            node("Unsqueeze", "w zeros", "u"),
+            node("Concat", "minuses u", "shape", axis=0),
+            node("Reshape", "x shape", "y"),
+        ],
+        lambda x: x.reshape(-1, x.shape[-1]),
+    ),
+}  # fmt: skip
+every_chain = pytest.mark.parametrize("chain", CHAINS)
+
+
+def build(chain: str, make_model) -> fx.GraphModule:
+    nodes, _ = CHAINS[chain]
+    used = {name for n in nodes for name in n.input}
+    constants = {name: np.asarray(value) for name, value in CONSTANTS.items() if name in used}
+    return qt.import_model(make_model(nodes, inputs={"x": ("n", 3, 4)}, initializers=constants))
+
+
+@every_chain
+def test_value(chain: str, make_model) -> None:
+    module = build(chain, make_model)
+    for x in (X, X[:1], torch.cat([X, X])):
+        assert torch.equal(module(x), CHAINS[chain][1](x))
+
+
+@every_chain
+def test_one_fx_node_per_onnx_node(chain: str, make_model) -> None:
+    module = build(chain, make_model)
+    named = {name for names in value_names(module).values() for name in names}
+    assert named == {"x", *(n.output[0] for n in CHAINS[chain][0])}
+
+
+@every_chain
+def test_exports_with_a_dynamic_batch(chain: str, make_model) -> None:
+    module = build(chain, make_model)
+    program = torch.export.export(module, (X,), dynamic_shapes=({0: torch.export.Dim("n", min=2)},))
+    for x in (X, torch.cat([X, X, X])):
+        assert torch.equal(program.module()(x), CHAINS[chain][1](x))
+
+
+@every_chain
+def test_captured_whole_by_dynamo(chain: str, make_model) -> None:
+    torch._dynamo.reset()
+    captured = torch.compile(build(chain, make_model), fullgraph=True, dynamic=True, backend="eager")
+    for x in (X, torch.cat([X, X])):
+        assert torch.equal(captured(x), CHAINS[chain][1](x))
+
+
+@pytest.mark.parametrize(("value", "dtype", "shape"), [
+    (3, torch.int64, ()), (True, torch.bool, ()), (0.5, torch.float32, ()), ((1, 2), torch.int64, (2,)),
+    ((), torch.int64, (0,)), ([0.5, 1.0], torch.float32, (2,)),
+])  # fmt: skip
+def test_shape_values_as_tensors(value, dtype, shape) -> None:
+    assert is_shape_value(value)
+    tensor = as_tensor(value)
+    assert (tensor.dtype, tuple(tensor.shape)) == (dtype, shape)
+    assert as_tensor(tensor) is tensor
+    assert not is_shape_value(tensor)
+
+
+# -- channels last: the standard operator between two transpositions ------------------------------------
+
+LAST = "qonnx.custom_op.channels_last"
+IMAGE = torch.randn(2, 7, 6, 4, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize(("op_type", "shapes", "attributes"), [
+    ("MaxPool", [], {"kernel_shape": [3, 2], "strides": [2, 1], "pads": [1, 0, 1, 1]}),
+    ("MaxPool", [], {"kernel_shape": [2, 2], "auto_pad": "SAME_UPPER", "ceil_mode": 0}),
+    ("BatchNormalization", [(4,)] * 4, {"epsilon": 1e-3}),
+    ("Conv", [(6, 3, 2, 4), (6,)], {"strides": [2, 1], "pads": [1, 0, 1, 1], "kernel_shape": [3, 2]}),
+    ("Conv", [(4, 3, 3, 1)], {"group": 4, "pads": [1, 1, 1, 1], "kernel_shape": [3, 3]}),
+])  # fmt: skip
+def test_channels_last(op_type, shapes, attributes, make_model) -> None:
+    generator = np.random.default_rng(0)
+    values = [generator.uniform(0.1, 1, s).astype(np.float32) for s in shapes]
+    names = [f"p{i}" for i in range(len(shapes))]
+
+    def module(domain: str, arrays: list[np.ndarray]) -> fx.GraphModule:
+        n = helper.make_node(op_type, ["x", *names], ["y"], domain=domain, **attributes)
+        initializers = dict(zip(names, arrays, strict=True))
+        imports = {"": 14, LAST: 1}
+        model = make_model([n], inputs={"x": None}, initializers=initializers, imports=imports)
+        return qt.import_model(model)
+
+    first = [np.moveaxis(v, -1, 1) if v.ndim == 4 else v for v in values]
+    expected = module("", first)(IMAGE.movedim(-1, 1)).movedim(1, -1)
+    assert torch.equal(module(LAST, values)(IMAGE), expected)
