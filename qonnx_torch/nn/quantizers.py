@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from qonnx_torch.ops.gradients import Gradient
 from qonnx_torch.ops.quantizers import bipolar_quant, float_quant, multi_threshold, quant, trunc, trunc_v1
 from qonnx_torch.ops.rounding import resolve_rounding_mode
 from qonnx_torch.registry import REGISTRY
@@ -68,6 +69,7 @@ class Quant(Quantizer):
         signed: whether the integers are signed.
         narrow: drop the lowest (signed) or highest (unsigned) integer.
         rounding_mode: ROUND, CEIL, FLOOR, UP, DOWN, HALF_UP or HALF_DOWN, in any case.
+        gradient: `ste`, `pass`, `lsq` or `pact`; see `qonnx_torch.ops.gradients`. Free to be set later.
 
     Shape: any x -> the same shape. dtype: float32 (or x's, where scale has the same).
     Raises: InvalidModelError for an unknown rounding mode; ValueError in `forward` for a parameter that is
@@ -86,9 +88,11 @@ class Quant(Quantizer):
         signed: bool = True,
         narrow: bool = False,
         rounding_mode: str = "ROUND",
+        gradient: Gradient = "ste",
     ) -> None:
         super().__init__()
         self._own(scale=scale, zero_point=zero_point, bit_width=bit_width)
+        self.gradient: Gradient = gradient
         self.signed = bool(signed)
         self.narrow = bool(narrow)
         self.rounding_mode = resolve_rounding_mode(rounding_mode)
@@ -135,6 +139,7 @@ class Quant(Quantizer):
             narrow=self.narrow,
             rounding_mode=self.rounding_mode,
             one_bit=self._one_bit,
+            gradient=self.gradient,
         )
 
 
@@ -143,15 +148,17 @@ class BipolarQuant(Quantizer):
 
     Args:
         scale: broadcastable to x; None where the graph computes it.
+        gradient: `pass`, or clipped (`ste`); see `qonnx_torch.ops.bipolar_quant`. Free to be set later.
 
     Shape: any x -> the same shape. Source: QONNX 1.0.0, operator BipolarQuant.
     """
 
     parameter_names = ("scale",)
 
-    def __init__(self, scale: Parameter = 1.0) -> None:
+    def __init__(self, scale: Parameter = 1.0, *, gradient: Gradient = "pass") -> None:
         super().__init__()
         self._own(scale=scale)
+        self.gradient: Gradient = gradient
 
     def onnx_attributes(self) -> dict[str, Any]:
         """Returns an empty dictionary: the operator has no attributes."""
@@ -159,7 +166,7 @@ class BipolarQuant(Quantizer):
 
     def forward(self, x: Tensor, scale: Tensor | None = None) -> Tensor:
         """Returns x binarized; pass scale exactly when the module does not own it."""
-        return bipolar_quant(x, *self._resolve(scale))
+        return bipolar_quant(x, *self._resolve(scale), gradient=self.gradient)
 
 
 class Trunc(Quantizer):

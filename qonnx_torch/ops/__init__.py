@@ -14,10 +14,12 @@ from qonnx_torch.ops import (
     shape,
 )
 from qonnx_torch.ops._operator import as_tensor, is_shape_value, operator
+from qonnx_torch.ops.gradients import GRADIENTS
 from qonnx_torch.ops.quantizers import bipolar_quant, float_quant, multi_threshold, quant, trunc, trunc_v1
 from qonnx_torch.ops.rounding import resolve_rounding_mode
 
 __all__ = [
+    "GRADIENTS",
     "activation",
     "as_tensor",
     "bipolar_quant",

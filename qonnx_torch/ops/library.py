@@ -14,7 +14,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from qonnx_torch.ops.rounding import round_to_integer, straight_through
+from qonnx_torch.ops.gradients import carry_gradient, clamp, scaled_gradient
+from qonnx_torch.ops.rounding import ROUNDING_MODES, round_to_integer, straight_through
 
 __all__ = ["integer_bounds"]
 
@@ -60,16 +61,14 @@ def integer_bounds(bit_width: Tensor, *, signed: bool, narrow: bool) -> tuple[Te
     return 0 * bit_width, torch.pow(2, bit_width) - (2 if narrow else 1)
 
 
-def _clamp(x: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    # Two selections, as in the reference: NaN stays, -0.0 stays, and gradients reach the bounds.
-    x = torch.where(x > high, high.to(x.dtype), x)
-    return torch.where(x < low, low.to(x.dtype), x)
-
-
-def _bipolar(x: Tensor) -> Tensor:
-    """Returns +1 where x >= 0, else -1 (also for NaN), with gradient 1."""
-    one = torch.ones_like(x)
-    return straight_through(x, torch.where(x.detach() >= 0, one, -one))
+def _bipolar(y: Tensor, unit: Tensor | float, gradient: str) -> Tensor:
+    """Returns +1 where y >= 0, else -1 (also for NaN), with the gradient of y or of y clipped to +-unit."""
+    one = torch.ones_like(y)
+    q = torch.where(y.detach() >= 0, one, -one)
+    if gradient == "pass":
+        return straight_through(y, q)
+    unit = torch.as_tensor(unit, dtype=y.dtype, device=y.device)
+    return straight_through(clamp(y, -unit, unit), q)
 
 
 def _quant_impl(
@@ -82,22 +81,29 @@ def _quant_impl(
     narrow: bool,
     rounding_mode: str,
     one_bit: bool | None,
+    gradient: str = "ste",
+    elements: int | None = None,
 ) -> Tensor:
-    y = _shift(x, scale, zero_point)
-    bipolar = _bipolar(y) if signed and one_bit is not False else None
-    if bipolar is not None and one_bit:
-        q = bipolar
-    else:
-        low, high = integer_bounds(bit_width, signed=signed, narrow=narrow)
-        q = round_to_integer(_clamp(y, low, high), rounding_mode)
-        if bipolar is not None:
-            q = torch.where(bit_width == 1, bipolar, q)
-    return _unshift(q, scale, zero_point).to(_result_dtype(x, scale))
+    low, high = integer_bounds(bit_width, signed=signed, narrow=narrow)
+    step = scale if elements is None else scaled_gradient(scale, high, elements)
+    y = _shift(x, step, zero_point)
+    q = ROUNDING_MODES[rounding_mode](clamp(y, low, high).detach())
+    q = carry_gradient(y, q, low, high, rounding_mode=rounding_mode, gradient=gradient)
+    if signed and one_bit is not False:
+        bipolar = _bipolar(y, 1.0, gradient)
+        q = bipolar if one_bit else torch.where(bit_width == 1, bipolar, q)
+    result = _unshift(q, step, zero_point).to(_result_dtype(x, scale))
+    if gradient == "pact" and one_bit is not True:
+        clipped = torch.where(y < low, _unshift(low, step, zero_point).to(x.dtype), x)
+        clipped = torch.where(y >= high, _unshift(high, step, zero_point).to(x.dtype), clipped)
+        result = straight_through(clipped.to(result.dtype), result)
+    return result
 
 
-def _bipolar_quant_impl(x: Tensor, scale: Tensor) -> Tensor:
+def _bipolar_quant_impl(x: Tensor, scale: Tensor, *, gradient: str = "pass") -> Tensor:
     carrier = _promote(x, scale)
-    return (_bipolar(x.to(carrier)) * scale.to(carrier)).to(_result_dtype(x, scale))
+    unit = scale.to(carrier)
+    return (_bipolar(x.to(carrier), unit, gradient) * unit).to(_result_dtype(x, scale))
 
 
 def _trunc_impl(
@@ -119,7 +125,7 @@ def _trunc_impl(
     carrier = _promote(y, step)
     y = y.to(carrier) / step.to(carrier)
     low, high = integer_bounds(output_bit_width, signed=signed, narrow=narrow)
-    q = round_to_integer(_clamp(y, low, high), rounding_mode)
+    q = round_to_integer(clamp(y, low, high), rounding_mode)
     carrier = _promote(zero_point, step)
     output_zero_point = zero_point.to(carrier) / step.to(carrier)
     return _unshift(q, output_scale, output_zero_point).to(_result_dtype(x, scale))
@@ -210,10 +216,10 @@ _LIBRARY = torch.library.Library("qonnx_torch", "DEF")
 for _schema, _implementation in (
     (
         "quant(Tensor x, Tensor scale, Tensor zero_point, Tensor bit_width, *, bool signed, bool narrow, "
-        "str rounding_mode, bool? one_bit) -> Tensor",
+        "str rounding_mode, bool? one_bit, str gradient='ste', SymInt? elements=None) -> Tensor",
         _quant_impl,
     ),
-    ("bipolar_quant(Tensor x, Tensor scale) -> Tensor", _bipolar_quant_impl),
+    ("bipolar_quant(Tensor x, Tensor scale, *, str gradient='pass') -> Tensor", _bipolar_quant_impl),
     (
         "trunc(Tensor x, Tensor scale, Tensor zero_point, Tensor input_bit_width, Tensor output_scale, "
         "Tensor output_bit_width, *, bool signed, bool narrow, str rounding_mode) -> Tensor",

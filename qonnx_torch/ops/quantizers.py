@@ -12,6 +12,7 @@ from torch import Tensor
 
 from qonnx_torch.errors import InvalidModelError
 from qonnx_torch.ops._operator import as_tensor, operator
+from qonnx_torch.ops.gradients import Gradient, resolve_gradient
 from qonnx_torch.ops.library import integer_bounds
 from qonnx_torch.ops.rounding import resolve_rounding_mode
 from qonnx_torch.registry import QONNX_DOMAIN, REGISTRY
@@ -27,7 +28,11 @@ def _parameter(value: TensorLike, x: Tensor) -> Tensor:
 
 
 @operator(
-    "Quant", domain=QONNX_DOMAIN, required=("signed", "narrow"), python_only=("one_bit",), on_numbers=True
+    "Quant",
+    domain=QONNX_DOMAIN,
+    required=("signed", "narrow"),
+    python_only=("one_bit", "gradient", "elements"),
+    on_numbers=True,
 )
 def quant(
     x: Tensor,
@@ -39,6 +44,8 @@ def quant(
     narrow: bool = False,
     rounding_mode: str = "ROUND",
     one_bit: bool | None = None,
+    gradient: Gradient = "ste",
+    elements: int | None = None,
 ) -> Tensor:
     """Returns x rounded to a uniform integer grid, dequantized (QONNX Quant, also called IntQuant).
 
@@ -55,15 +62,18 @@ def quant(
         rounding_mode: see `resolve_rounding_mode`.
         one_bit: whether bit_width is 1 where that is known beforehand; None decides on the tensor, which
             costs a second branch. A Python number as bit_width makes it known.
+        gradient: `ste`, `pass`, `lsq` or `pact`; see `qonnx_torch.ops.gradients`.
+        elements: for `lsq`, the N of its gradient scale 1 / sqrt(N high): the number of weights, or of
+            features for activations; None leaves the gradient of scale unscaled.
 
     Returns:
         The shape of x broadcast with the parameters; float32, or x's dtype where scale has the same.
 
     Raises:
         InvalidModelError: unknown rounding mode.
+        QonnxTorchError: unknown gradient.
 
-    Source: QONNX 1.0.0, operator IntQuant. Gradient: straight-through at the rounding, zero outside the
-    clamped range; it reaches x, scale, zero_point and bit_width.
+    Source: QONNX 1.0.0, operator IntQuant. The gradient reaches x, scale, zero_point and bit_width.
 
     >>> quant(torch.tensor([0.5, 1.5, 2.5, -9.0]), 1.0, 0.0, 3)
     tensor([ 0.,  2.,  2., -4.])
@@ -79,6 +89,8 @@ def quant(
         narrow=bool(narrow),
         rounding_mode=resolve_rounding_mode(rounding_mode),
         one_bit=one_bit,
+        gradient=resolve_gradient(gradient),
+        elements=elements,
     )
     return result
 
@@ -87,23 +99,30 @@ def quant(
 REGISTRY.add(replace(REGISTRY.get(QONNX_DOMAIN, "Quant", 1), op_type="IntQuant"))
 
 
-@operator("BipolarQuant", domain=QONNX_DOMAIN, on_numbers=True)
-def bipolar_quant(x: Tensor, scale: TensorLike) -> Tensor:
+@operator("BipolarQuant", domain=QONNX_DOMAIN, on_numbers=True, python_only=("gradient",))
+def bipolar_quant(x: Tensor, scale: TensorLike, *, gradient: Gradient = "pass") -> Tensor:
     """Returns +scale where x >= 0 (also for -0.0), else -scale (also for NaN).
 
     Args:
         x: any shape, floating.
         scale: broadcastable to x.
+        gradient: `pass`: d/dx = scale everywhere (Brevitas' BinaryQuant, for weights); any other name: only
+            where |x| <= scale (Brevitas' ClampedBinaryQuant, for activations).
 
     Returns:
         The shape of x broadcast with scale; float32, or x's dtype where scale has the same.
 
-    Source: QONNX 1.0.0, operator BipolarQuant. Gradient: straight-through (d/dx = scale).
+    Raises:
+        QonnxTorchError: unknown gradient.
+
+    Source: QONNX 1.0.0, operator BipolarQuant.
 
     >>> bipolar_quant(torch.tensor([-0.0, 0.1, -0.1]), 0.5)
     tensor([ 0.5000,  0.5000, -0.5000])
     """
-    result: Tensor = torch.ops.qonnx_torch.bipolar_quant(x, _parameter(scale, x))
+    result: Tensor = torch.ops.qonnx_torch.bipolar_quant(
+        x, _parameter(scale, x), gradient=resolve_gradient(gradient)
+    )
     return result
 
 

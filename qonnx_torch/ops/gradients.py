@@ -1,0 +1,64 @@
+"""The gradients of a uniform quantizer, by name. The forward value is the same under every name.
+
+With y = x / scale + zero_point, r = round(y), bounds low and high, and q the quantizer's integer:
+
+- `ste`: that of clamp(r, low, high), rounding taken as the identity. d/dx is 1 where low <= r <= high, up to
+  half a step outside the bounds, else 0; scale, zero point and bit width get theirs. Brevitas' TensorClamp.
+- `pass`: that of y: d/dx is 1 everywhere, nothing reaches the bit width. Brevitas' TensorClampSte.
+- `lsq`: that of clamp(y, low, high), zero from the bounds on: d/dscale is r - y inside, low or high outside,
+  times 1 / sqrt(N high) where the number N of elements is given. Esser et al. 2019 (arXiv:1902.08153),
+  equations 3 and 5, and section 2.2.
+- `pact`: that of the clipping alone: d/dx is 1 inside; the clipping threshold scale * high gets 1 where
+  y >= high, so that scale gets high. Choi et al. 2018 (arXiv:1805.06085), section 3.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from qonnx_torch.errors import QonnxTorchError
+from qonnx_torch.ops.rounding import ROUNDING_MODES, straight_through
+
+__all__ = ["GRADIENTS", "Gradient", "carry_gradient", "clamp", "resolve_gradient", "scaled_gradient"]
+
+Gradient = Literal["ste", "pass", "lsq", "pact"]
+GRADIENTS: tuple[str, ...] = get_args(Gradient)
+
+
+def resolve_gradient(name: str) -> str:
+    """Returns the name of a gradient. Raises QonnxTorchError that lists the known ones."""
+    if name not in GRADIENTS:
+        raise QonnxTorchError(f"gradient {name!r} does not exist; known gradients: {', '.join(GRADIENTS)}")
+    return name
+
+
+def clamp(x: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """Returns x limited to [low, high]; NaN and -0.0 stay, and gradients reach the bounds."""
+    x = torch.where(x > high, high.to(x.dtype), x)
+    return torch.where(x < low, low.to(x.dtype), x)
+
+
+def _clamp_from_the_bounds_on(x: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    x = torch.where(x >= high, high.to(x.dtype), x)
+    return torch.where(x <= low, low.to(x.dtype), x)
+
+
+def scaled_gradient(scale: Tensor, high: Tensor, elements: int) -> Tensor:
+    """Returns scale with its gradient multiplied by LSQ's 1 / sqrt(elements * high)."""
+    factor = torch.rsqrt(high.detach().to(scale.dtype) * elements)
+    return straight_through(scale * factor, scale)
+
+
+def carry_gradient(
+    y: Tensor, q: Tensor, low: Tensor, high: Tensor, *, rounding_mode: str, gradient: str
+) -> Tensor:
+    """Returns the integer q, bit for bit, with the gradient of a name (for `pact`, of the integer part)."""
+    if gradient == "pass":
+        return straight_through(y, q)
+    if gradient == "ste":
+        rounded = straight_through(y, ROUNDING_MODES[rounding_mode](y))
+        return straight_through(clamp(rounded, low, high), q)
+    return straight_through(_clamp_from_the_bounds_on(y, low, high), q)
