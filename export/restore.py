@@ -16,9 +16,13 @@ __all__ = ["restore", "state_of"]
 
 
 def state_of(module: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """Returns every parameter and buffer by path, shared ones under each path."""
-    parameters = dict(module.named_parameters(remove_duplicate=False))
-    return {**parameters, **dict(module.named_buffers(remove_duplicate=False))}
+    """Returns every parameter and buffer by path; of quantizers, what their learned parameters stand for."""
+    state: dict[str, torch.Tensor] = dict(module.named_parameters(remove_duplicate=False))
+    state |= dict(module.named_buffers(remove_duplicate=False))
+    for name, submodule in module.named_modules(remove_duplicate=False):
+        if isinstance(submodule, qnn.Quantizer):
+            state |= {f"{name}.{p}": value for p, value in submodule.current_parameters().items()}
+    return state
 
 
 def restore(module: fx.GraphModule, provenance: Provenance) -> ModelProto:

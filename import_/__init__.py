@@ -7,6 +7,7 @@ from typing import Literal
 from torch import fx
 
 from qonnx_torch.errors import InvalidModelError
+from qonnx_torch.passes.training import TrainingConfig, configure_training
 
 from .batch import rebatch
 from .builder import build
@@ -16,7 +17,12 @@ from .reading import ModelSource, read_model
 __all__ = ["ModelSource", "import_model"]
 
 
-def import_model(model: ModelSource, *, batch: int | Literal["keep", "dynamic"] = "keep") -> fx.GraphModule:
+def import_model(
+    model: ModelSource,
+    *,
+    batch: int | Literal["keep", "dynamic"] = "keep",
+    training: TrainingConfig | None = None,
+) -> fx.GraphModule:
     """Returns an ONNX or QONNX model as a trainable `torch.fx.GraphModule`.
 
     One fx node per ONNX node; called with tensors in graph-input order it returns a tensor, or a tuple where
@@ -30,6 +36,8 @@ def import_model(model: ModelSource, *, batch: int | Literal["keep", "dynamic"] 
         model: a path (external data beside it is read), serialized bytes, or a ModelProto.
         batch: "keep" leaves the batch size that the file has; "dynamic" makes it free and a number sets it,
             also for models exported at a fixed batch size (constant Reshape shapes are rewritten).
+        training: the quantizers' gradients and what they learn; by default the gradients of Brevitas'
+            default quantizers, with scales, zero points and bit widths frozen.
 
     Raises:
         InvalidModelError: unreadable file, or a graph that breaks the specification.
@@ -46,4 +54,6 @@ def import_model(model: ModelSource, *, batch: int | Literal["keep", "dynamic"] 
         raise InvalidModelError("the graph is empty")
     if batch != "keep":
         proto = rebatch(proto, "batch" if batch == "dynamic" else batch)
-    return build(proto)
+    module = build(proto)
+    configure_training(module, training or TrainingConfig())
+    return module

@@ -25,7 +25,14 @@ if TYPE_CHECKING:
     )
     from qonnx_torch.export import export_qonnx
     from qonnx_torch.import_ import import_model
-    from qonnx_torch.passes import infer_shapes, inference_cost
+    from qonnx_torch.passes import (
+        QuantizerTraining,
+        TrainingConfig,
+        configure_training,
+        infer_shapes,
+        inference_cost,
+        quantizer_parameters,
+    )
     from qonnx_torch.verification import verify
 
 __version__ = "0.1.0"
@@ -34,9 +41,12 @@ __all__ = [
     "ExportError",
     "InvalidModelError",
     "QonnxTorchError",
+    "QuantizerTraining",
+    "TrainingConfig",
     "UnsupportedModelError",
     "VerificationError",
     "__version__",
+    "configure_training",
     "errors",
     "export_qonnx",
     "import_model",
@@ -44,6 +54,7 @@ __all__ = [
     "inference_cost",
     "nn",
     "ops",
+    "quantizer_parameters",
     "verify",
 ]
 
@@ -53,10 +64,14 @@ _HOMES = {
     "QonnxTorchError": "qonnx_torch.errors",
     "UnsupportedModelError": "qonnx_torch.errors",
     "VerificationError": "qonnx_torch.errors",
+    "QuantizerTraining": "qonnx_torch.passes",
+    "TrainingConfig": "qonnx_torch.passes",
+    "configure_training": "qonnx_torch.passes",
     "export_qonnx": "qonnx_torch.export",
     "import_model": "qonnx_torch.import_",
     "infer_shapes": "qonnx_torch.passes",
     "inference_cost": "qonnx_torch.passes",
+    "quantizer_parameters": "qonnx_torch.passes",
     "verify": "qonnx_torch.verification",
 }
 _MODULES = ("errors", "nn", "ops")

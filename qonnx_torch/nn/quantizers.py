@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
+from qonnx_torch.errors import QonnxTorchError
+from qonnx_torch.nn.scales import ScaleTraining, StatisticsScale, make_scale
 from qonnx_torch.ops.gradients import Gradient
+from qonnx_torch.ops.library import integer_bounds
 from qonnx_torch.ops.quantizers import bipolar_quant, float_quant, multi_threshold, quant, trunc, trunc_v1
-from qonnx_torch.ops.rounding import resolve_rounding_mode
+from qonnx_torch.ops.rounding import resolve_rounding_mode, straight_through
 from qonnx_torch.registry import REGISTRY
 
 __all__ = ["BipolarQuant", "FloatQuant", "MultiThreshold", "Quant", "Quantizer", "Trunc", "TruncV1"]
@@ -47,6 +50,14 @@ class Quantizer(nn.Module):
     def onnx_attributes(self) -> dict[str, Any]:
         """Returns the ONNX attributes of this quantizer, by ONNX name."""
         raise NotImplementedError
+
+    def current_parameters(self) -> dict[str, Tensor]:
+        """Returns the parameters as they stand, by name, without those that are computed elsewhere.
+
+        What is learned in another form (a threshold, a logarithm) is given as the plain value it stands for.
+        """
+        owned = ((name, getattr(self, name)) for name in self.parameter_names)
+        return {name: value.detach() for name, value in owned if value is not None}
 
     def extra_repr(self) -> str:
         """Shows the owned scalars and the attributes."""
@@ -96,8 +107,75 @@ class Quant(Quantizer):
         self.signed = bool(signed)
         self.narrow = bool(narrow)
         self.rounding_mode = resolve_rounding_mode(rounding_mode)
+        self.scale_training: nn.Module | None = None
         self._one_bit: bool | None = None
         self._refresh_one_bit()
+
+    def train_parameters(
+        self,
+        *,
+        scale: ScaleTraining = "frozen",
+        zero_point: Literal["frozen", "learned"] = "frozen",
+        bit_width: Literal["frozen", "learned"] = "frozen",
+    ) -> None:
+        """Chooses what is learned, from the values as they stand; can be called again at any time.
+
+        Args:
+            scale: `frozen`, `step`, `threshold`, `log2`, `power_of_two` or `statistics`; see `nn.scales`.
+            zero_point: `learned` makes it a parameter.
+            bit_width: `learned` makes it a parameter, rounded to whole bits (straight-through), at least 2.
+
+        Raises:
+            QonnxTorchError: an unknown kind, a parameter that is computed elsewhere, a scale that is not
+                positive, or a learned bit width of a 1-bit quantizer.
+        """
+        current = self.current_parameters()
+        wanted = {"scale": scale, "zero_point": zero_point, "bit_width": bit_width}
+        for name, kind in wanted.items():
+            if kind != "frozen" and name not in current:
+                raise QonnxTorchError(f"{name} is computed elsewhere in the graph; it cannot be {kind} here")
+        for name, kind in (("zero_point", zero_point), ("bit_width", bit_width)):
+            if kind not in ("frozen", "learned"):
+                raise QonnxTorchError(f"{name} training {kind!r} does not exist; known: frozen, learned")
+        if bit_width == "learned" and self._one_bit:
+            raise QonnxTorchError("a bit width of 1 cannot be learned: one bit is another quantizer")
+        for name, value in current.items():
+            self._hold(name, value, learned=wanted[name] == "learned")
+        self.scale_training = None
+        if scale != "frozen":
+            threshold = self._threshold(current["bit_width"]) if "bit_width" in current else None
+            if threshold is None:
+                raise QonnxTorchError("the bit width is computed elsewhere; the scale's range is unknown")
+            self.scale_training = make_scale(scale, current["scale"], threshold)
+
+    def _hold(self, name: str, value: Tensor, *, learned: bool) -> None:
+        """Keeps an owned parameter as a buffer, or as an `nn.Parameter` where it is learned."""
+        delattr(self, name)
+        if learned:
+            floating = value if value.is_floating_point() else value.to(torch.float32)
+            self.register_parameter(name, nn.Parameter(floating.clone()))
+        else:
+            self.register_buffer(name, value.clone())
+
+    def _threshold(self, bit_width: Tensor) -> Tensor:
+        low, high = integer_bounds(bit_width, signed=self.signed, narrow=self.narrow)
+        return -low if self.signed else high
+
+    def current_parameters(self) -> dict[str, Tensor]:
+        """Returns scale, zero point and bit width as plain values, as far as they are owned."""
+        current = super().current_parameters()
+        if "bit_width" in current:
+            current["bit_width"] = self._whole_bits(current["bit_width"])
+        training = self.scale_training
+        if training is not None and not isinstance(training, StatisticsScale):
+            with torch.no_grad():
+                current["scale"] = training(current["scale"], self._threshold(current["bit_width"]))
+        return current
+
+    def _whole_bits(self, bit_width: Tensor) -> Tensor:
+        if not isinstance(self.bit_width, nn.Parameter):
+            return bit_width
+        return straight_through(bit_width, torch.clamp_min(torch.round(bit_width.detach()), 2.0))
 
     def _refresh_one_bit(self) -> None:
         # Read once, not in forward: a value read there would break graph capture and wait for the GPU.
@@ -130,6 +208,12 @@ class Quant(Quantizer):
     ) -> Tensor:
         """Returns x quantized and dequantized; pass exactly the parameters that the module does not own."""
         s, z, b = self._resolve(scale, zero_point, bit_width)
+        b = self._whole_bits(b)
+        if self.scale_training is not None:
+            learned = self.scale_training(x, self._threshold(b))
+            if isinstance(self.scale_training, StatisticsScale):
+                s.copy_(learned.detach())  # what an export writes
+            s = learned
         return quant(
             x,
             s,

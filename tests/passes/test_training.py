@@ -1,0 +1,171 @@
+"""Training configurations: the numbers stay, gradients arrive, and what was learned is exported plainly."""
+
+from __future__ import annotations
+
+import copy
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+import qonnx_torch as qt
+from qonnx_torch.errors import QonnxTorchError
+from qonnx_torch.nn.scales import SCALE_TRAINING
+
+ROOT = Path(__file__).parent.parent.parent
+MODEL = ROOT / "examples" / "digits" / "digits_w4a4.onnx"
+LEARNED = [kind for kind in SCALE_TRAINING if kind != "frozen"]
+
+
+def data(rows: int = 64) -> tuple[torch.Tensor, torch.Tensor]:
+    arrays = np.load(MODEL.parent / "digits.npz")
+    x = torch.from_numpy(arrays["x_train"][:rows] / np.float32(16))
+    return x, torch.from_numpy(arrays["y_train"][:rows]).long()
+
+
+def load(**training) -> torch.fx.GraphModule:
+    both = qt.QuantizerTraining(**training)
+    config = qt.TrainingConfig(weights=both, activations=both)
+    return qt.import_model(MODEL, batch="dynamic", training=config)
+
+
+def quantizers(module: torch.nn.Module) -> list[qt.nn.Quant]:
+    return [m for m in module.modules() if isinstance(m, qt.nn.Quant)]
+
+
+def steps(module: torch.nn.Module, count: int, rate: float = 1e-2) -> list[float]:
+    x, y = data()
+    optimizer = torch.optim.SGD(module.parameters(), lr=rate)
+    losses = []
+    for _ in range(count):
+        optimizer.zero_grad()
+        loss = F.cross_entropy(module(x), y)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+@pytest.mark.parametrize("kind", ["frozen", "step", "threshold"])
+def test_the_numbers_stay(kind: str) -> None:
+    x, _ = data()
+    with torch.no_grad():
+        assert torch.equal(load(scale=kind)(x), qt.import_model(MODEL, batch="dynamic")(x))
+
+
+@pytest.mark.parametrize("kind", LEARNED)
+def test_learned_scales_get_gradients_and_are_exported_plainly(kind: str) -> None:
+    module = load(scale=kind)
+    x, _ = data()
+    before = [q.current_parameters()["scale"].clone() for q in quantizers(module)]
+    losses = steps(module, 3)
+    assert all(np.isfinite(losses))
+    learned = qt.quantizer_parameters(module)
+    assert len(learned) == (0 if kind == "statistics" else len(before))
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in learned)
+    if kind == "power_of_two":  # three small steps of an exponent need not reach the next one
+        logs = torch.cat(
+            [torch.log2(q.current_parameters()["scale"]).reshape(-1) for q in quantizers(module)]
+        )
+        assert torch.equal(logs, torch.round(logs))
+    else:
+        after = [q.current_parameters()["scale"] for q in quantizers(module)]
+        assert sum(not torch.equal(a, b) for a, b in zip(before, after, strict=True)) > len(before) // 2
+    module.eval()
+    with torch.no_grad():
+        expected = module(x)
+        again = qt.import_model(qt.export_qonnx(module))
+        assert torch.equal(again(x), expected)
+    assert not any(isinstance(q.scale, torch.nn.Parameter) for q in quantizers(again))
+
+
+def test_zero_point_and_bit_width_are_learned() -> None:
+    module = load(zero_point="learned", bit_width="learned")
+    for quantizer in quantizers(module):
+        with torch.no_grad():
+            quantizer.bit_width.sub_(0.3)  # rounds back to whole bits
+    x, _ = data()
+    with torch.no_grad():
+        assert torch.equal(module(x), qt.import_model(MODEL, batch="dynamic")(x))
+    steps(module, 2)
+    assert all(q.bit_width.grad is not None and q.zero_point.grad is not None for q in quantizers(module))
+    module.eval()
+    again = qt.import_model(qt.export_qonnx(module))
+    assert {q.bit_width.item() for q in quantizers(again)} <= {2.0, 3.0, 4.0, 7.0, 8.0}
+    with torch.no_grad():
+        assert torch.equal(again(x), module(x))
+
+
+def test_threshold_gradient_is_the_step_gradient_over_the_range() -> None:
+    """scale = v / 7 for 4 bits, signed narrow, so d/dv = d/dscale / 7; the chain rule."""
+    x = torch.randn(1000, generator=torch.Generator().manual_seed(0))
+    found = {}
+    for kind in ("step", "threshold"):
+        quantizer = qt.nn.Quant(0.25, 0.0, 4, signed=True, narrow=True)
+        quantizer.train_parameters(scale=kind)
+        (quantizer(x) ** 2).sum().backward()
+        found[kind] = next(quantizer.parameters()).grad
+    torch.testing.assert_close(found["threshold"], found["step"] / 7)
+
+
+def test_statistics_follow_the_tensor_per_channel() -> None:
+    quantizer = qt.nn.Quant(torch.ones(3, 1), 0.0, 4, signed=True, narrow=True)
+    quantizer.train_parameters(scale="statistics")
+    weight = torch.tensor([[7.0, -1.0], [0.5, -3.5], [1.0, 14.0]])
+    assert torch.equal(quantizer(weight).abs().amax(1), torch.tensor([7.0, 3.5, 14.0]))
+    assert torch.equal(quantizer.current_parameters()["scale"], torch.tensor([[1.0], [0.5], [2.0]]))
+
+
+def test_configuration_can_change_and_copies_keep_it() -> None:
+    module = load(scale="threshold", gradient="lsq")
+    assert all(q.gradient == "lsq" for q in quantizers(module))
+    losses = steps(module, 2)
+    for duplicate in (copy.deepcopy(module), _saved(module)):
+        assert steps(copy.deepcopy(module), 2) == steps(duplicate, 2)
+    qt.configure_training(module, qt.TrainingConfig())
+    assert qt.quantizer_parameters(module) == []
+    assert np.isfinite(losses).all()
+
+
+def _saved(module: torch.nn.Module) -> torch.nn.Module:
+    buffer = io.BytesIO()
+    torch.save(module, buffer)
+    buffer.seek(0)
+    return torch.load(buffer, weights_only=False)
+
+
+def test_a_checkpoint_resumes_after_export_and_import() -> None:
+    config = qt.TrainingConfig(
+        weights=qt.QuantizerTraining(gradient="pass"),
+        activations=qt.QuantizerTraining(scale="step"),
+    )
+    module = qt.import_model(MODEL, batch="dynamic", training=config)
+    steps(module, 3)
+    resumed = qt.import_model(qt.export_qonnx(module), training=config)
+    resumed.load_state_dict(module.state_dict())
+    assert steps(resumed, 3) == steps(module, 3)
+
+
+def test_default_gradients_are_those_of_brevitas() -> None:
+    module = qt.import_model(MODEL)
+    gradients = {n: m.gradient for n, m in module.named_modules() if isinstance(m, qt.nn.Quant)}
+    assert {g for n, g in gradients.items() if "weight" in n} == {"pass"}
+    assert {g for n, g in gradients.items() if "weight" not in n} == {"ste"}
+
+
+@pytest.mark.parametrize(
+    ("quantizer", "options", "message"),
+    [
+        (qt.nn.Quant(1.0, 0, 4), {"scale": "magic"}, "scale training 'magic' does not exist"),
+        (qt.nn.Quant(1.0, 0, 4), {"zero_point": "step"}, "zero_point training 'step' does not exist"),
+        (qt.nn.Quant(None, 0, 4), {"scale": "step"}, "scale is computed elsewhere"),
+        (qt.nn.Quant(-1.0, 0, 4), {"scale": "log2"}, "only where it is positive"),
+        (qt.nn.Quant(1.0, 0, 1), {"bit_width": "learned"}, "bit width of 1 cannot be learned"),
+    ],
+)
+def test_impossible_configurations_are_refused(quantizer, options: dict, message: str) -> None:
+    with pytest.raises(QonnxTorchError, match=message):
+        quantizer.train_parameters(**options)
