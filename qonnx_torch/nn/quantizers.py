@@ -81,6 +81,8 @@ class Quant(Quantizer):
         narrow: drop the lowest (signed) or highest (unsigned) integer.
         rounding_mode: ROUND, CEIL, FLOOR, UP, DOWN, HALF_UP or HALF_DOWN, in any case.
         gradient: `ste`, `pass`, `lsq` or `pact`; see `qonnx_torch.ops.gradients`. Free to be set later.
+        batched: whether the first dimension of x is a batch, as with activations; LSQ's gradient scale
+            1 / sqrt(N high) does not count it. Free to be set later.
 
     Shape: any x -> the same shape. dtype: float32 (or x's, where scale has the same).
     Raises: InvalidModelError for an unknown rounding mode; ValueError in `forward` for a parameter that is
@@ -100,10 +102,12 @@ class Quant(Quantizer):
         narrow: bool = False,
         rounding_mode: str = "ROUND",
         gradient: Gradient = "ste",
+        batched: bool = True,
     ) -> None:
         super().__init__()
         self._own(scale=scale, zero_point=zero_point, bit_width=bit_width)
         self.gradient: Gradient = gradient
+        self.batched = batched
         self.signed = bool(signed)
         self.narrow = bool(narrow)
         self.rounding_mode = resolve_rounding_mode(rounding_mode)
@@ -224,7 +228,11 @@ class Quant(Quantizer):
             rounding_mode=self.rounding_mode,
             one_bit=self._one_bit,
             gradient=self.gradient,
+            elements=self._elements(x) if self.gradient == "lsq" else None,
         )
+
+    def _elements(self, x: Tensor) -> int:
+        return x.numel() // x.shape[0] if self.batched and x.dim() > 0 else x.numel()
 
 
 class BipolarQuant(Quantizer):

@@ -64,10 +64,12 @@ def configure_training(module: fx.GraphModule, config: TrainingConfig) -> None:
         quantizer = module.get_submodule(str(node.target))
         if not isinstance(quantizer, (qnn.Quant, qnn.BipolarQuant)):
             continue
-        training = config.weights if constants.is_constant(node.all_input_nodes[0]) else config.activations
+        is_weight = constants.is_constant(node.all_input_nodes[0])
+        training = config.weights if is_weight else config.activations
         resolve_gradient(training.gradient)
         quantizer.gradient = training.gradient
         if isinstance(quantizer, qnn.Quant):
+            quantizer.batched = not is_weight
             owned = quantizer.current_parameters()
             quantizer.train_parameters(
                 scale=training.scale if {"scale", "bit_width"} <= set(owned) else "frozen",

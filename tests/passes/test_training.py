@@ -111,6 +111,19 @@ def test_threshold_gradient_is_the_step_gradient_over_the_range() -> None:
     torch.testing.assert_close(found["threshold"], found["step"] / 7)
 
 
+@pytest.mark.parametrize(("batched", "elements"), [(True, 50), (False, 1000)])
+def test_lsq_scales_its_gradient_by_the_number_of_features(batched: bool, elements: int) -> None:
+    """Esser 2019, section 2.2: g = 1 / sqrt(N Qp), N = features of one sample, or weights; Qp = 7 here."""
+    x = torch.randn(20, 50, generator=torch.Generator().manual_seed(0))
+    quantizer = qt.nn.Quant(0.25, 0.0, 4, gradient="lsq", batched=batched)
+    quantizer.train_parameters(scale="step")
+    quantizer(x).sum().backward()
+    scale = torch.tensor(0.25, requires_grad=True)
+    qt.ops.quant(x, scale, 0.0, 4, gradient="lsq").sum().backward()
+    expected = scale.grad / (elements * 7) ** 0.5
+    torch.testing.assert_close(next(quantizer.parameters()).grad, expected)
+
+
 def test_statistics_follow_the_tensor_per_channel() -> None:
     quantizer = qt.nn.Quant(torch.ones(3, 1), 0.0, 4, signed=True, narrow=True)
     quantizer.train_parameters(scale="statistics")
