@@ -22,6 +22,7 @@ from qonnx_torch.ops.shape import flatten, reshape
 from qonnx_torch.passes.shapes import FakeInterpreter, InputSpec, declared_inputs, propagate
 
 from .builder import build
+from .dialects import OperatorSets
 
 __all__ = ["rebatch"]
 
@@ -44,22 +45,22 @@ def rebatch(model: ModelProto, batch: int | str) -> ModelProto:
         raise UnsupportedModelError("no input has a leading dimension, so there is no batch to change")
     old = specs[batched[0]].shape[0]  # type: ignore[index]
     size = old if isinstance(old, int) else 1
+    opset = OperatorSets(model).versions[""]
     problem: QonnxTorchError | None = None
     for merge_forward in (True, False):
-        finder = _FrozenConstants(module, _run(module, specs, batched, size, 1), merge_forward)
+        reference = _run(module, specs, batched, size, 1)
+        finder = _FrozenConstants(module, reference, opset, merge_forward=merge_forward)
         try:
             grown = _run(module, specs, batched, size, _FACTOR, finder)
-            _require_batched_outputs(module, finder.reference, grown)
+            _require_growth(module, reference, grown)
+            result = _rewritten(model, module, finder.changes)
+            _set_batch(result, {specs[i].name for i in batched}, batch, reference, grown, module)
+            _require_samples_apart(result, specs, batched)
+            return result
         except QonnxTorchError as error:
             problem = problem or error
-            continue
-        result = _rewritten(model, module, finder.changes)
-        _set_batch(result, {specs[i].name for i in batched}, batch, finder.reference, grown, module)
-        if not finder.ambiguous or _samples_stay_apart(result, specs, batched, size):
-            return result
-        problem = problem or UnsupportedModelError(
-            f"node {finder.ambiguous[0]}: its constant shape does not tell which dimension holds the batch"
-        )
+        if not finder.ambiguous:
+            break  # the other reading is the same
     raise UnsupportedModelError(f"the batch size cannot be changed; use batch='keep' ({problem})")
 
 
@@ -89,12 +90,15 @@ def _run(
 class _FrozenConstants(FakeInterpreter):
     """Runs at a multiple of the batch and mends the constants that stand in the way, noting each change."""
 
-    def __init__(self, module: fx.GraphModule, reference: dict[fx.Node, Any], merge_forward: bool) -> None:
+    def __init__(
+        self, module: fx.GraphModule, reference: dict[fx.Node, Any], opset: int, *, merge_forward: bool
+    ) -> None:
         super().__init__(module)
         self.reference = reference
+        self.opset = opset
         self.merge_forward = merge_forward
         self.changes: dict[fx.Node, tuple[str, Any]] = {}
-        self.ambiguous: list[str] = []
+        self.ambiguous = False
 
     def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Calls the operator, with a mended constant where its input grew with the batch."""
@@ -125,19 +129,43 @@ class _FrozenConstants(FakeInterpreter):
                 kwargs = {**kwargs, "axis": 1}
                 self.changes[node] = ("axis", 1)
         elif target is resize:
-            if len(args) > 3 and args[3]:
-                sizes = list(args[3])
-                if not kwargs.get("axes") and sizes[axis] == before[axis]:
-                    # A factor of 1 on the batch; the others as the sizes had them.
-                    scales = tuple(1.0 if s == o else s / o for s, o in zip(sizes, before, strict=True))
-                    self.changes[node] = ("scales", scales)
-                    args = (args[0], None, scales)
+            if len(args) > 3 and args[3] and not kwargs.get("axes"):
+                args, kwargs = self._mend_sizes(node, args, kwargs, before, axis)
         elif isinstance(node.args[1], (tuple, list)) and all(type(n) is int for n in node.args[1]):
             shape = self._grown_shape(node, before, axis, bool(kwargs.get("allowzero", 0)))
             if shape != tuple(node.args[1]):
                 self.changes[node] = ("shape", shape)
                 args = (args[0], shape)
         return args, kwargs
+
+    def _mend_sizes(
+        self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any], before: tuple[int, ...], axis: int
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Leaves the batch out of a Resize's sizes.
+
+        Case 1: every factor size / length is a number that float32 holds: scales say the same.
+        Case 2: opset 18 has an attribute for the axes that sizes are for.
+        Otherwise floor(length * factor) could miss the size, and the sampling points would move.
+        """
+        sizes = [int(n) for n in args[3]]
+        if sizes[axis] != before[axis]:
+            raise UnsupportedModelError(f"Resize to {tuple(sizes)} changes the batch")
+        factors = [n / o for n, o in zip(sizes, before, strict=True)]
+        if all(
+            torch.tensor(f, dtype=torch.float32).item() * o == n
+            for f, n, o in zip(factors, sizes, before, strict=True)
+        ):
+            scales = tuple(1.0 if i == axis else f for i, f in enumerate(factors))
+            self.changes[node] = ("scales", scales)
+            return (args[0], None, scales), kwargs
+        if self.opset < 18:
+            raise UnsupportedModelError(
+                f"Resize to sizes {tuple(sizes)} has no form with a free batch below opset 18"
+            )
+        axes = tuple(i for i in range(len(sizes)) if i != axis)
+        rest = tuple(sizes[i] for i in axes)
+        self.changes[node] = ("sizes", (axes, rest))
+        return (args[0], None, None, rest), {**kwargs, "axes": axes}
 
     def _grown_shape(
         self, node: fx.Node, before: tuple[int, ...], axis: int, allowzero: bool
@@ -161,7 +189,7 @@ class _FrozenConstants(FakeInterpreter):
         elif block == 1 and begins:
             where = begins[0]
         elif begins and ends:
-            self.ambiguous.append(node.meta["onnx"].name or node.name)
+            self.ambiguous = True
             where = begins[-1] if self.merge_forward else ends[0]
         elif begins or ends:
             where = (begins or ends)[0]
@@ -179,45 +207,53 @@ def _outputs(module: fx.GraphModule) -> list[fx.Node]:
     return list(node.all_input_nodes)
 
 
-def _require_batched_outputs(
-    module: fx.GraphModule, reference: dict[fx.Node, Any], grown: dict[fx.Node, Any]
-) -> None:
+def _require_growth(module: fx.GraphModule, reference: dict[fx.Node, Any], grown: dict[fx.Node, Any]) -> None:
+    """Refuses an output that does not grow by the batch's factor in one dimension, or stay as it is."""
     for node in _outputs(module):
         before, after = tuple(reference[node].shape), tuple(grown[node].shape)
-        wrong = [i for i, (b, a) in enumerate(zip(before, after, strict=True)) if a not in (b, b * _FACTOR)]
-        if len(before) != len(after) or wrong or math.prod(after) > math.prod(before) * _FACTOR:
+        same_rank = len(before) == len(after)
+        changed = [(b, a) for b, a in zip(before, after, strict=False) if a != b]
+        if not same_rank or len(changed) > 1 or any(a != b * _FACTOR for b, a in changed):
             raise UnsupportedModelError(f"output {node.name} of shape {before} becomes {after}")
 
 
-def _samples_stay_apart(
-    model: ModelProto, specs: Sequence[InputSpec], batched: Sequence[int], size: int
-) -> bool:
-    """Whether two batches computed together give what they give one after the other.
+def _require_samples_apart(model: ModelProto, specs: Sequence[InputSpec], batched: Sequence[int]) -> None:
+    """Refuses a model in which samples of one batch change each other, or are lost.
 
-    Nearly all elements must agree: summation order may flip a rounding here and there, mixed-up samples
-    change everything.
+    Two random samples are computed together and one after the other. Summation order may flip a rounding
+    here and there, so the results need not be equal: their distance is compared with that of the samples.
     """
     module = build(model)
     generator = torch.Generator().manual_seed(0)
 
-    def sample(spec: InputSpec) -> torch.Tensor:
-        dims = [size if a == 0 else (d if isinstance(d, int) else 1) for a, d in enumerate(spec.shape or ())]
-        values = torch.rand(dims, generator=generator)
-        return values.to(spec.dtype) if spec.dtype.is_floating_point else torch.zeros(dims, dtype=spec.dtype)
+    def sample(spec: InputSpec, size: float) -> torch.Tensor:
+        dims = [1 if a == 0 or not isinstance(d, int) else d for a, d in enumerate(spec.shape or ())]
+        values = torch.rand(dims, generator=generator) * size
+        return values if spec.dtype is torch.float32 else torch.round(values).to(spec.dtype)
 
+    # Of different size, so that a maximum or mean over the batch shows.
+    pairs = [[sample(s, size) for s in specs] for size in (1.0, 0.4)]
+    second = [x if i in batched else pairs[0][i] for i, x in enumerate(pairs[1])]
+    both = enumerate(zip(pairs[0], second, strict=True))
+    together = [torch.cat([a, b]) if i in batched else a for i, (a, b) in both]
     with torch.no_grad():
-        pairs = [[sample(s) for s in specs] for _ in range(2)]
-        shared = [s if i in batched else pairs[0][i] for i, s in enumerate(pairs[1])]
-        both = enumerate(zip(pairs[0], shared, strict=True))
-        joint = module(*(torch.cat([a, b]) if i in batched else a for i, (a, b) in both))
-        apart = [module(*pairs[0]), module(*shared)]
-    for together, first, second in _zip_outputs(joint, *apart):
-        axes = [i for i, (a, b) in enumerate(zip(first.shape, together.shape, strict=True)) if a != b]
-        expected = torch.cat([first, second], axes[0]) if axes else first
-        close = torch.isclose(together, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
-        if close.float().mean() < 0.9:
-            return False
-    return True
+        try:
+            joint, *apart = (module(*inputs) for inputs in (together, pairs[0], second))
+        except (RuntimeError, IndexError, ValueError) as error:
+            reason = str(error).partition("\n")[0]
+            raise UnsupportedModelError(f"it does not run with two samples: {reason}") from None
+    for i, (result, one, two) in enumerate(_zip_outputs(joint, *apart)):
+        axes = [a for a, (p, q) in enumerate(zip(one.shape, result.shape, strict=True)) if p != q]
+        expected = torch.cat([one, two], axes[0]) if axes else one
+        moved = _distance(result, expected)
+        between = _distance(one, two)
+        smallest = 1e-5 * float(torch.nan_to_num(expected.double()).abs().sum())
+        if moved > max(0.05 * between, smallest) or (not axes and between > smallest):
+            raise UnsupportedModelError(f"in output {i} the samples of a batch change each other")
+
+
+def _distance(a: torch.Tensor, b: torch.Tensor) -> float:
+    return float(torch.nan_to_num(a.double() - b.double(), nan=0.0).abs().sum())
 
 
 def _zip_outputs(*results: Any) -> Iterator[tuple[torch.Tensor, ...]]:
@@ -236,14 +272,19 @@ def _rewritten(
         if what == "axis":
             _set_attribute(node, "axis", value)
             continue
-        if what == "scales":
-            del node.input[3:]
-            while len(node.input) < 3:
-                node.input.append("")
-            name = _fresh(result, f"{node.output[0]}_scales")
-            tensor = numpy_helper.from_array(torch.tensor(value, dtype=torch.float32).numpy(), name)
-            result.graph.initializer.append(tensor)
-            node.input[2] = name
+        if what in ("scales", "sizes"):
+            slot = 2 if what == "scales" else 3
+            if what == "sizes":
+                axes, value = value
+                _set_attribute(node, "axes", list(axes))
+            inputs = [node.input[0], *[""] * (slot - 1)]
+            name = _fresh(result, f"{node.output[0]}_{what}")
+            dtype = torch.float32 if what == "scales" else torch.int64
+            result.graph.initializer.append(
+                numpy_helper.from_array(torch.tensor(value, dtype=dtype).numpy(), name)
+            )
+            del node.input[:]
+            node.input.extend([*inputs, name])
             continue
         tensor = numpy_helper.from_array(torch.tensor(value, dtype=torch.int64).numpy())
         old = node.input[1]
@@ -279,11 +320,9 @@ def _fresh(model: ModelProto, name: str) -> str:
     return candidate
 
 
-def _set_attribute(node: NodeProto, name: str, value: int) -> None:
-    for attribute in node.attribute:
-        if attribute.name == name:
-            attribute.i = value
-            return
+def _set_attribute(node: NodeProto, name: str, value: int | list[int]) -> None:
+    for attribute in [a for a in node.attribute if a.name == name]:
+        node.attribute.remove(attribute)
     node.attribute.append(helper.make_attribute(name, value))
 
 

@@ -88,6 +88,8 @@ class _Builder:
         self.read = {i for n in computing for i in n.input} | {o.name for o in graph.output}
         placeholders: set[str] = set()
         for value in inputs:
+            if value.name in self.values:
+                raise InvalidModelError(f"graph input {value.name!r} is declared twice")
             if not value.type.HasField("tensor_type"):
                 kind = value.type.WhichOneof("value") or "it has no type"
                 raise UnsupportedModelError(f"graph input {value.name!r} is no tensor ({kind})")

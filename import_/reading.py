@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -71,7 +72,7 @@ def _parse(content: bytes, name: str) -> ModelProto:
 
 
 def _load_external_data(model: ModelProto, name: str, folder: Path | None) -> None:
-    for tensor in model.graph.initializer:
+    for kind, tensor in _tensors(model):
         if not external_data_helper.uses_external_data(tensor):
             continue
         try:
@@ -82,7 +83,7 @@ def _load_external_data(model: ModelProto, name: str, folder: Path | None) -> No
             ) from None
         if folder is None:
             raise InvalidModelError(
-                f"{name}: initializer {tensor.name!r} is in the external file {info.location!r}; "
+                f"{name}: {kind} {tensor.name!r} is in the external file {info.location!r}; "
                 "import the model by its path"
             )
         try:
@@ -90,11 +91,23 @@ def _load_external_data(model: ModelProto, name: str, folder: Path | None) -> No
         except (OSError, ValueError, onnx.checker.ValidationError) as error:
             reason = str(error).splitlines()[0]
             raise InvalidModelError(
-                f"{name}: the external data {info.location!r} of initializer {tensor.name!r} "
+                f"{name}: the external data {info.location!r} of {kind} {tensor.name!r} "
                 f"cannot be used: {reason}"
             ) from None
         tensor.data_location = TensorProto.DEFAULT
         del tensor.external_data[:]
+
+
+def _tensors(model: ModelProto) -> Iterator[tuple[str, TensorProto]]:
+    """Yields every tensor of the main graph, and whether it is an initializer or a node's attribute."""
+    for tensor in model.graph.initializer:
+        yield "initializer", tensor
+    for node in model.graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                yield "constant", attribute.t
+            for tensor in attribute.tensors:
+                yield "constant", tensor
 
 
 def tensor_of(proto: TensorProto, name: str = "") -> torch.Tensor:

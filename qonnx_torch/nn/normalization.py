@@ -63,7 +63,14 @@ class Dropout(nn.Module):
 
     Shape: any -> the same. Source: ONNX Dropout-13, whose inputs ratio and training_mode are given here as
     Python values; training follows the module's mode, as is usual in torch.
+
+    Args:
+        seed: carried along; torch has its own generator.
     """
+
+    def __init__(self, *, seed: int | None = None) -> None:
+        super().__init__()
+        self.seed = seed
 
     def forward(self, data: Tensor, ratio: float = 0.5, training_mode: bool = False) -> Tensor:
         """Returns data, with dropout while the module trains."""
@@ -71,8 +78,8 @@ class Dropout(nn.Module):
         return result
 
     def onnx_attributes(self) -> dict[str, Any]:
-        """Returns an empty dictionary: ratio and training_mode are inputs."""
-        return {}
+        """Returns seed, where the file had one; ratio and training_mode are inputs."""
+        return {} if self.seed is None else {"seed": self.seed}
 
 
 REGISTRY.add_module(batch_normalization, BatchNormalization)

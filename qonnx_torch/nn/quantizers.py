@@ -76,7 +76,7 @@ class Quant(Quantizer):
     Args:
         scale: broadcastable to x; None where the graph computes it (likewise the next two).
         zero_point: broadcastable to x.
-        bit_width: one value, in bits.
+        bit_width: one value, in bits; assign it, or use `set_bit_width`, to change it.
         signed: whether the integers are signed.
         narrow: drop the lowest (signed) or highest (unsigned) integer.
         rounding_mode: ROUND, CEIL, FLOOR, UP, DOWN, HALF_UP or HALF_DOWN, in any case.
@@ -167,6 +167,7 @@ class Quant(Quantizer):
 
     def current_parameters(self) -> dict[str, Tensor]:
         """Returns scale, zero point and bit width as plain values, as far as they are owned."""
+        self._refresh_one_bit()  # the bit width may have been changed in place, which nothing announces
         current = super().current_parameters()
         if "bit_width" in current:
             current["bit_width"] = self._whole_bits(current["bit_width"])
@@ -192,6 +193,11 @@ class Quant(Quantizer):
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], *args: Any) -> None:
         super()._load_from_state_dict(state_dict, *args)
         self._refresh_one_bit()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name == "bit_width" and "_one_bit" in self.__dict__:
+            self._refresh_one_bit()
 
     def set_bit_width(self, bit_width: Tensor | float | int) -> None:
         """Replaces the owned bit width (bits), keeping its shape, dtype and device."""

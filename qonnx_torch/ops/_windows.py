@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor
 
+from qonnx_torch.errors import InvalidModelError
+
 __all__ = ["resolve_pads", "symmetric_padding"]
 
 
@@ -24,6 +26,8 @@ def resolve_pads(
     """
     rank = len(kernel)
     if auto_pad in ("", "NOTSET"):
+        if pads and len(pads) != 2 * rank:
+            raise InvalidModelError(f"pads {tuple(pads)}: {rank} spatial dimensions need {2 * rank} values")
         return list(pads or [0] * 2 * rank)
     if auto_pad == "VALID":
         return [0] * 2 * rank

@@ -23,7 +23,15 @@ def leaky_relu(X: Tensor, *, alpha: float = 0.01) -> Tensor:
     return F.leaky_relu(X, alpha)
 
 
-@operator("PRelu")
+@operator("PRelu", since_version=1)
+def p_relu_per_channel(X: Tensor, slope: Tensor) -> Tensor:
+    """Returns X where X >= 0, else slope * X, slope (C,) for channels on axis 1. Source: ONNX PRelu-6."""
+    if slope.dim() == 1 and slope.numel() > 1:
+        slope = slope.reshape(-1, *[1] * (X.dim() - 2))
+    return p_relu(X, slope)
+
+
+@operator("PRelu", since_version=7)
 def p_relu(X: Tensor, slope: Tensor) -> Tensor:
     """Returns X where X >= 0, else slope * X, slope broadcastable to X. Source: ONNX PRelu-16."""
     return torch.where(X < 0, slope * X, X)

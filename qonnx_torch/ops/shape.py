@@ -214,10 +214,9 @@ def constant_of_shape(
 @operator("Range", since_version=11, on_shapes=True)
 def range_(start: Any, limit: Any, delta: Any) -> Any:
     """Returns start, start + delta, ... below limit. Source: ONNX Range-11."""
-    if all(is_shape_value(v) for v in (start, limit, delta)):
-        return torch.arange(start, limit, delta)
+    dtype = next((v.dtype for v in (start, limit, delta) if isinstance(v, Tensor)), None)
     start, limit, delta = (v.item() if isinstance(v, Tensor) else v for v in (start, limit, delta))
-    return torch.arange(start, limit, delta)
+    return torch.arange(start, limit, delta, dtype=dtype)
 
 
 @operator("Pad", static=("pads", "constant_value", "axes"))

@@ -115,7 +115,11 @@ def propagate(
 ) -> dict[fx.Node, Any]:
     """Returns what each node gives on fake inputs of these shapes and dtypes, in `eval()`."""
     with _evaluating(module), _quiet(), torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True):
-        interpreter.run(*(torch.empty(tuple(shape), dtype=dtype) for shape, dtype in inputs))
+        try:
+            interpreter.run(*(torch.empty(tuple(shape), dtype=dtype) for shape, dtype in inputs))
+        except UnsupportedModelError as error:
+            # fx adds the node's code and advice on its own tools to every exception that passes through.
+            raise UnsupportedModelError(str(error).partition("\n\nWhile executing")[0]) from None
     return interpreter.results
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import ModelProto, TensorProto, external_data_helper, helper, numpy_helper
@@ -278,3 +279,40 @@ def test_external_data_with_another_offset(tmp_path) -> None:
     (tmp_path / "external_data.bin").write_bytes(data[: len(data) // 2])
     with pytest.raises(InvalidModelError, match=r"external_data\.onnx|initializer|tensor"):
         qt.import_model(tmp_path / "external_data.onnx")
+
+
+def test_external_data_of_constant_nodes_lie_beside_the_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, elsewhere = tmp_path / "model", tmp_path / "elsewhere"
+    folder.mkdir()
+    elsewhere.mkdir()
+    np.array([1.0, 2.0], dtype=np.float32).tofile(folder / "w.bin")
+    np.array([7.0, 8.0], dtype=np.float32).tofile(elsewhere / "w.bin")
+    tensor = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[2])
+    tensor.data_location = TensorProto.EXTERNAL
+    entry = tensor.external_data.add()
+    entry.key, entry.value = "location", "w.bin"
+    graph = helper.make_graph(
+        [helper.make_node("Constant", [], ["w"], value=tensor), helper.make_node("Mul", ["x", "w"], ["y"])],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, (2,))],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, (2,))],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    (folder / "model.onnx").write_bytes(model.SerializeToString())
+    monkeypatch.chdir(elsewhere)
+    assert qt.import_model(folder / "model.onnx")(torch.ones(2)).tolist() == [1.0, 2.0]
+    with pytest.raises(
+        qt.InvalidModelError, match=r"'w' is in the external file 'w.bin'; import the model by"
+    ):
+        qt.import_model(model.SerializeToString())
+
+
+def test_an_input_declared_twice_is_refused() -> None:
+    value = helper.make_tensor_value_info("x", TensorProto.FLOAT, (2,))
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", [value, value], [value])
+    graph.output[0].name = "y"
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    with pytest.raises(qt.InvalidModelError, match="graph input 'x' is declared twice"):
+        qt.import_model(model)

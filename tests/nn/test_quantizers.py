@@ -112,3 +112,15 @@ def test_representation() -> None:
         "Quant(scale=0.5, zero_point=0, bit_width=4, signed=1, narrow=0, rounding_mode=ROUND)"
     )
     assert "scale=(3, 1)" in repr(qnn.Quant(torch.ones(3, 1), None, 4))
+
+
+def test_assigned_and_in_place_bit_widths_are_the_ones_exported() -> None:
+    x = torch.linspace(-3, 3, 101)
+    quantizer = qnn.Quant(0.5, 0.0, 4)
+    quantizer.bit_width = torch.tensor(1.0)
+    assert set(quantizer(x).tolist()) == {-0.5, 0.5}
+    quantizer.bit_width = torch.tensor(4.0)
+    assert len(set(quantizer(x).tolist())) > 2
+    quantizer.bit_width.fill_(1)
+    assert quantizer.current_parameters()["bit_width"].item() == 1  # what an export reads
+    assert set(quantizer(x).tolist()) == {-0.5, 0.5}

@@ -1,0 +1,176 @@
+"""Another batch size for a frozen model: right numbers, or a refusal that says what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper
+
+import qonnx_torch as qt
+
+MODELS = Path(__file__).parent.parent / "models"
+
+
+def model(
+    nodes: Sequence[onnx.NodeProto], shape: Sequence[int], opset: int = 17, **initializers: np.ndarray
+) -> onnx.ModelProto:
+    graph = helper.make_graph(
+        list(nodes),
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, list(shape))],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [onnx.numpy_helper.from_array(np.asarray(v), k) for k, v in initializers.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+
+
+def ints(*values: int) -> np.ndarray:
+    return np.array(values, dtype=np.int64)
+
+
+node = helper.make_node
+WEIGHT = np.random.default_rng(0).standard_normal((12, 5)).astype(np.float32)
+
+GOOD = {
+    "flatten by reshape": (
+        [node("Reshape", ["x", "s"], ["r"]), node("MatMul", ["r", "w"], ["y"])],
+        (1, 3, 4),
+        17,
+    ),
+    "reshape keeps leading one": ([node("Reshape", ["x", "t"], ["y"])], (1, 3, 4), 17),
+    "rows of all samples": ([node("Reshape", ["x", "rows"], ["y"])], (1, 3, 4), 17),
+    "flatten from axis 0": (
+        [node("Flatten", ["x"], ["f"], axis=0), node("MatMul", ["f", "w"], ["y"])],
+        (1, 3, 4),
+        17,
+    ),
+    "squeeze of a channel": ([node("Squeeze", ["x", "one"], ["y"])], (1, 1, 4), 17),
+    "transposes around": (
+        [node("Transpose", ["x"], ["a"], perm=[1, 0, 2]), node("Transpose", ["a"], ["y"], perm=[1, 0, 2])],
+        (1, 3, 4),
+        17,
+    ),
+}
+CONSTANTS = {"s": ints(1, 12), "t": ints(1, 4, 3), "rows": ints(3, 4), "one": ints(1), "w": WEIGHT}
+
+
+def with_constants(nodes, shape, opset) -> onnx.ModelProto:
+    used = {i for n in nodes for i in n.input}
+    return model(nodes, shape, opset, **{k: v for k, v in CONSTANTS.items() if k in used})
+
+
+@pytest.mark.parametrize("batch", ["dynamic", 3])
+@pytest.mark.parametrize("name", GOOD)
+def test_samples_are_computed_as_one_by_one(name: str, batch: str | int) -> None:
+    source = with_constants(*GOOD[name])
+    one, many = qt.import_model(source), qt.import_model(source, batch=batch)
+    x = torch.randn(3, *GOOD[name][1][1:], generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = torch.cat([one(x[i : i + 1]) for i in range(3)])
+        torch.testing.assert_close(many(x), expected)
+        assert torch.equal(many(x[:1]), one(x[:1]))
+
+
+REFUSED = {
+    "softmax over the batch": [node("Softmax", ["x"], ["y"], axis=0)],
+    "maximum of everything": [node("ReduceMax", ["x"], ["m"]), node("Div", ["x", "m"], ["y"])],
+    "mean over the batch": [node("ReduceMean", ["x"], ["y"], axes=[0])],
+    "first sample only": [node("Gather", ["x", "zero"], ["y"], axis=0)],
+    "slice of the batch": [node("Slice", ["x", "z1", "o1", "z1"], ["y"])],
+    "running sum over the batch": [node("CumSum", ["x", "zero"], ["y"])],
+    "samples interleaved": [
+        node("Transpose", ["x"], ["t"], perm=[1, 2, 0]),
+        node("Reshape", ["t", "s"], ["y"]),
+    ],
+    "doubled batch": [node("Concat", ["x", "x"], ["y"], axis=0)],
+    "squeezed batch": [node("Squeeze", ["x", "z1"], ["y"])],
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_mixed_or_lost_samples_are_refused(name: str) -> None:
+    constants = {"zero": np.array(0, dtype=np.int64), "z1": ints(0), "o1": ints(1), "s": ints(1, 12)}
+    used = {i for n in REFUSED[name] for i in n.input}
+    source = model(REFUSED[name], (1, 3, 4), 17, **{k: v for k, v in constants.items() if k in used})
+    qt.import_model(source)
+    with pytest.raises(
+        qt.UnsupportedModelError, match="the batch size cannot be changed; use batch='keep'"
+    ) as caught:
+        qt.import_model(source, batch="dynamic")
+    assert "While executing" not in str(caught.value)
+
+
+@pytest.mark.parametrize("mode", ["nearest", "linear", "cubic"])
+@pytest.mark.parametrize("sizes", [(13, 7), (12, 3), (23, 11)])
+@pytest.mark.parametrize("opset", [13, 18])
+def test_resize_keeps_its_sizes(sizes: tuple[int, int], opset: int, mode: str) -> None:
+    """6 -> 13: floor(6 * float32(13 / 6)) is 12, so scales cannot say it; 18 and on have axes."""
+    source = model(
+        [node("Resize", ["x", "", "", "sizes"], ["y"], mode=mode)],
+        (1, 2, 6, 6),
+        opset,
+        sizes=ints(1, 2, *sizes),
+    )
+    exact = all((n / 6) in (2.0, 0.5) for n in sizes)
+    if opset < 18 and not exact:
+        with pytest.raises(qt.UnsupportedModelError, match="no form with a free batch below opset 18"):
+            qt.import_model(source, batch="dynamic")
+        return
+    one, many = qt.import_model(source), qt.import_model(source, batch="dynamic")
+    x = torch.randn(3, 2, 6, 6, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(many(x), torch.cat([one(x[i : i + 1]) for i in range(3)]))
+    again = qt.import_model(qt.export_qonnx(many))
+    with torch.no_grad():
+        assert torch.equal(again(x), many(x))
+
+
+@pytest.mark.parametrize("heads", [2, 4])
+def test_attention_with_the_batch_inside(heads: int) -> None:
+    """Sequence first: (L, 1, E) -> (L, heads, E / heads) -> per head, and back; only a trial tells where."""
+    length, width = 5, 8
+    source = model(
+        [
+            node("Transpose", ["x"], ["a"], perm=[1, 0, 2]),
+            node("Reshape", ["a", "split"], ["b"]),
+            node("Transpose", ["b"], ["c"], perm=[1, 0, 2]),
+            node("Transpose", ["c"], ["ct"], perm=[0, 2, 1]),
+            node("MatMul", ["c", "ct"], ["d"]),
+            node("Softmax", ["d"], ["e"], axis=-1),
+            node("MatMul", ["e", "c"], ["f"]),
+            node("Transpose", ["f"], ["g"], perm=[1, 0, 2]),
+            node("Reshape", ["g", "join"], ["h"]),
+            node("Transpose", ["h"], ["y"], perm=[1, 0, 2]),
+        ],
+        (1, length, width),
+        split=ints(length, heads, width // heads),
+        join=ints(length, 1, width),
+    )
+    one = qt.import_model(source)
+    x = torch.randn(3, length, width, generator=torch.Generator().manual_seed(0))
+    try:
+        many = qt.import_model(source, batch="dynamic")
+    except qt.UnsupportedModelError as error:
+        pytest.skip(f"refused, which is right too: {error}")
+    with torch.no_grad():
+        torch.testing.assert_close(many(x), torch.cat([one(x[i : i + 1]) for i in range(3)]))
+
+
+def test_a_number_is_written_to_the_file() -> None:
+    module = qt.import_model(MODELS / "reshape_batch1.onnx", batch=4)
+    exported = qt.export_qonnx(module)
+    assert exported.graph.input[0].type.tensor_type.shape.dim[0].dim_value == 4
+    assert exported.graph.output[0].type.tensor_type.shape.dim[0].dim_value == 4
+    dynamic = qt.export_qonnx(qt.import_model(MODELS / "reshape_batch1.onnx", batch="dynamic"))
+    assert dynamic.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "batch"
+
+
+@pytest.mark.parametrize("batch", [0, -1, True, "free", 1.0])
+def test_other_values_are_refused(batch: object) -> None:
+    with pytest.raises(ValueError, match="batch must be 'keep', 'dynamic' or a positive number"):
+        qt.import_model(MODELS / "reshape_batch1.onnx", batch=batch)
