@@ -131,7 +131,8 @@ def in_onnxruntime(module: torch.fx.GraphModule, folder: Path) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", nargs="?", type=Path, default=os.environ.get("QONNX_TORCH_CORPUS"))
+    corpus = os.environ.get("QONNX_TORCH_CORPUS")
+    parser.add_argument("folder", nargs="?", type=Path, default=corpus)
     folder = parser.parse_args().folder
     if folder is None:
         print("no corpus: name a folder, or set QONNX_TORCH_CORPUS")
@@ -163,10 +164,8 @@ def main() -> int:
     for i, wanted in ((0, "exact"), (0, "within tolerance"), (1, "yes"), (2, "equal")):
         print(f"{table.columns[i + 1].header}: {wanted}: {sum(r[i] == wanted for r in rows)} of {count}")
     ran = [r[3] for r in rows if not r[3].startswith("cannot")]
-    print(
-        f"functions in onnxruntime: {len(ran)} run, {sum(r.startswith('equal') for r in ran)} equal the module, "
-        f"{sum(r.endswith('golden') for r in ran)} equal the golden"
-    )
+    module, golden = sum(r.startswith("equal") for r in ran), sum(r.endswith("golden") for r in ran)
+    print(f"functions in onnxruntime: {len(ran)} run, {module} equal the module, {golden} equal the golden")
     return 0
 
 

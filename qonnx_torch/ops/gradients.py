@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from qonnx_torch.errors import QonnxTorchError
-from qonnx_torch.ops.rounding import ROUNDING_MODES, straight_through
+from qonnx_torch.ops.rounding import ROUNDING_MODES, gradients_flow, straight_through
 
 __all__ = ["GRADIENTS", "Gradient", "carry_gradient", "clamp", "resolve_gradient", "scaled_gradient"]
 
@@ -56,6 +56,8 @@ def carry_gradient(
     y: Tensor, q: Tensor, low: Tensor, high: Tensor, *, rounding_mode: str, gradient: str
 ) -> Tensor:
     """Returns the integer q, bit for bit, with the gradient of a name (for `pact`, of the integer part)."""
+    if not gradients_flow():
+        return q
     if gradient == "pass":
         return straight_through(y, q)
     if gradient == "ste":

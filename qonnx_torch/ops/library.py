@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from qonnx_torch.ops.gradients import carry_gradient, clamp, scaled_gradient
-from qonnx_torch.ops.rounding import ROUNDING_MODES, round_to_integer, straight_through
+from qonnx_torch.ops.rounding import ROUNDING_MODES, gradients_flow, round_to_integer, straight_through
 
 __all__ = ["integer_bounds"]
 
@@ -93,7 +93,7 @@ def _quant_impl(
         bipolar = _bipolar(y, 1.0, gradient)
         q = bipolar if one_bit else torch.where(bit_width == 1, bipolar, q)
     result = _unshift(q, step, zero_point).to(_result_dtype(x, scale))
-    if gradient == "pact" and one_bit is not True:
+    if gradient == "pact" and one_bit is not True and gradients_flow():
         clipped = torch.where(y < low, _unshift(low, step, zero_point).to(x.dtype), x)
         clipped = torch.where(y >= high, _unshift(high, step, zero_point).to(x.dtype), clipped)
         result = straight_through(clipped.to(result.dtype), result)

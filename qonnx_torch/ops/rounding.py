@@ -10,7 +10,13 @@ from torch.autograd import forward_ad
 
 from qonnx_torch.errors import InvalidModelError
 
-__all__ = ["ROUNDING_MODES", "resolve_rounding_mode", "round_to_integer", "straight_through"]
+__all__ = [
+    "ROUNDING_MODES",
+    "gradients_flow",
+    "resolve_rounding_mode",
+    "round_to_integer",
+    "straight_through",
+]
 
 ROUNDING_MODES: dict[str, Callable[[Tensor], Tensor]] = {
     "ROUND": torch.round,
@@ -49,13 +55,18 @@ def resolve_rounding_mode(mode: str) -> str:
     return canonical
 
 
+def gradients_flow() -> bool:
+    """Returns whether a gradient could be asked for: not under no_grad, unless in forward-mode AD."""
+    return torch.is_grad_enabled() or forward_ad._current_level >= 0
+
+
 def straight_through(value: Tensor, rounded: Tensor) -> Tensor:
     """Returns `rounded`, bit for bit, with the gradient of `value`.
 
     rounded + (value - value): the second term is an exact zero that carries the gradient. It takes the sign
     of `rounded`, since -0.0 + 0.0 would be +0.0, and is 0 where value is infinite.
     """
-    if not torch.is_grad_enabled() and forward_ad._current_level < 0:
+    if not gradients_flow():
         return rounded
     constant = value.detach()
     zero = torch.where(torch.signbit(rounded), -(constant - value), value - constant)
