@@ -61,7 +61,8 @@ def command(
         str | None,
         typer.Option(
             metavar="PATTERN[,PATTERN]",
-            help="Save intermediate values whose names contain a pattern (or match it, with * and ?).",
+            help="Save intermediate values whose names contain a word, or are as a whole like a pattern with "
+            "* or ?.",
         ),
     ] = None,
     pix2float: Annotated[
@@ -89,6 +90,9 @@ def command(
         raise typer.BadParameter("--min-accuracy needs --labels")
     if files and inputs:
         raise typer.BadParameter("give inputs as arguments or with --input, not both")
+    patterns = [] if expose is None else [p.strip() for p in expose.split(",") if p.strip()]
+    if expose is not None and not patterns:
+        raise typer.BadParameter("--expose is empty: give parts of value names, or '*' for all")
     size = batch_argument(batch)
 
     import torch
@@ -113,13 +117,15 @@ def command(
             data,
             batch_size=batch_size,
             device=device,
-            expose=[] if expose is None else [p.strip() for p in expose.split(",") if p.strip()],
+            expose=patterns,
             max_batches=max_iters,
             allow_nan=allow_nan,
             cast=cast,
             progress=progress,
         )
     names = output_names(module)
+    if patterns and values.keys() <= set(names):
+        notice(f"--expose {expose!r} names outputs only, which have their own files; no intermediate values")
     accuracy = (
         None if known is None else _accuracy(module, names, values, known, all_samples=max_iters is None)
     )

@@ -45,6 +45,13 @@ def command(
             "--no-tie-flips", help="Fail outputs beyond tolerance also where tie flips explain them."
         ),
     ] = False,
+    inexact_quantizers: Annotated[
+        bool,
+        typer.Option(
+            "--inexact-quantizers",
+            help="Ties are no errors on identical inputs either: the reference quantizes in other steps.",
+        ),
+    ] = False,
     no_layers: Annotated[bool, typer.Option("--no-layers", help="Compare outputs only.")] = False,
     batch: Annotated[str, typer.Option(help="Batch size of the model: keep, dynamic or a number.")] = "keep",
     batch_size: Annotated[
@@ -89,6 +96,7 @@ def command(
             atol=atol,
             tie_eps=tie_eps,
             allow_tie_flips=not no_tie_flips,
+            exact_quantizers=not inexact_quantizers,
             layers=not no_layers,
             batch_size=batch_size,
             device=device,

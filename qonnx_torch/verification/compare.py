@@ -25,11 +25,16 @@ _UNSEEN_INPUT_NOISE = 64 * 2.0**-23
 
 @dataclass(frozen=True, slots=True)
 class Tolerance:
-    """When two values count as the same: |actual - expected| <= atol + rtol * max|expected|."""
+    """When two values count as the same: |actual - expected| <= atol + rtol * max|expected|.
+
+    Integers and booleans must be equal. `exact_quantizers`: a quantizer that gets the reference's own bits
+    must give the reference's codes, ties included.
+    """
 
     rtol: float
     atol: float
     tie_eps: float
+    exact_quantizers: bool = True
 
     def of(self, largest: float) -> float:
         """Returns the allowed difference for values up to `largest`."""
@@ -37,10 +42,21 @@ class Tolerance:
 
 
 def gap_between(actual: Tensor, expected: Tensor) -> Tensor:
-    """Returns |actual - expected| in float64: 0 where both are NaN, infinite where only one is finite."""
+    """Returns |actual - expected| in float64: 0 where both are NaN, infinite where only one is finite.
+
+    Integers that differ are at least 1 apart, also beyond 2^53, where float64 does not tell them apart.
+    """
     a, e = actual.double(), expected.double()
+    if is_integral(actual) and is_integral(expected):
+        unequal = (actual.long() != expected.long()) | (a != e)
+        return torch.where(unequal, (a - e).abs().clamp(min=1.0), 0.0)
     gap = torch.nan_to_num((a - e).abs(), nan=torch.inf, posinf=torch.inf)
     return torch.where((a == e) | (a.isnan() & e.isnan()), 0.0, gap)
+
+
+def is_integral(value: Tensor) -> bool:
+    """Returns whether the elements are integers or booleans, to which no tolerance applies."""
+    return not (value.is_floating_point() or value.is_complex())
 
 
 def largest_of(expected: Tensor) -> float:
@@ -58,14 +74,22 @@ class Difference:
     differing: int = 0
     largest_gap: float = 0.0
     largest: float = 0.0
+    exact: bool = False
 
-    def add(self, gap: Tensor, expected: Tensor) -> None:
-        """Counts one batch."""
+    def add(self, actual: Tensor, expected: Tensor) -> Tensor:
+        """Counts one batch and returns its gaps."""
+        gap = gap_between(actual, expected)
+        self.exact = is_integral(actual)
         self.elements += gap.numel()
         self.differing += int((gap > 0).sum())
         if gap.numel():
             self.largest_gap = max(self.largest_gap, float(gap.max()))
         self.largest = max(self.largest, largest_of(expected))
+        return gap
+
+    def allowed(self, tolerance: Tolerance) -> float:
+        """Returns the allowed difference: none for integers and booleans."""
+        return 0.0 if self.exact else tolerance.of(self.largest)
 
     def add_mismatch(self, expected: Tensor) -> None:
         """Counts one batch whose shape is another: everything differs."""
@@ -86,7 +110,7 @@ class OutputTally:
         """Returns the frozen result."""
         d = self.difference
         return OutputResult(
-            self.name, d.elements, d.differing, d.largest_gap, tolerance.of(d.largest), behind_tie_flips
+            self.name, d.elements, d.differing, d.largest_gap, d.allowed(tolerance), behind_tie_flips
         )
 
 
@@ -115,7 +139,7 @@ class LayerTally:
             elements=self.run.elements,
             differing=self.run.differing,
             max_abs_diff=self.run.largest_gap,
-            tolerance=tolerance.of(self.run.largest),
+            tolerance=self.run.allowed(tolerance),
             codes_differing=self.codes,
             tie_flips=self.ties,
             carried=self.carried,
@@ -135,6 +159,10 @@ class TeacherForced(Interpreter):
     computed one stands in, and the next value that it has is compared for the nodes in between together. If
     an unseen quantizer is among them, a tie there cannot be told from an error: no errors are counted.
 
+    A quantizer all of whose inputs are the reference's own bits has no ties: our quantizers are bit-exact, so
+    another code is an error (another rounding mode, another scale), unless `tolerance.exact_quantizers` is
+    off. Ties remain where an input is not the reference's own.
+
     Args:
         module: the module to verify.
         run: what each of its nodes gave in the run.
@@ -142,6 +170,7 @@ class TeacherForced(Interpreter):
         tallies: where results are added, by fx node.
         tolerance: when float values count as the same.
         lenient: leave out values of another shape, rather than counting them as errors.
+        settled: values that do not depend on the data have been compared already; they are only replaced.
     """
 
     def __init__(
@@ -153,6 +182,7 @@ class TeacherForced(Interpreter):
         tolerance: Tolerance,
         *,
         lenient: bool,
+        settled: bool,
     ) -> None:
         super().__init__(module, keep=True)
         self.graph_module = module
@@ -161,6 +191,7 @@ class TeacherForced(Interpreter):
         self.tallies = tallies
         self.tolerance = tolerance
         self.lenient = lenient
+        self.settled = settled
         self.taken: set[fx.Node] = set()
         self.unclear: set[fx.Node] = set()
 
@@ -184,16 +215,20 @@ class TeacherForced(Interpreter):
                 self.unclear.add(n)
             return result
         expected = to_tensor(self.expected[tally.value.name], local.device)
+        settled = self.settled and tally.value.static
         if expected.shape != local.shape:
-            if not self.lenient:
+            if not self.lenient and not settled:
                 tally.run.add_mismatch(expected)
                 tally.forced.add_mismatch(expected)
                 tally.forced_errors += expected.numel()
             return result
-        self._compare(n, tally, local, expected, view)
-        self.taken.add(n)
+        if not settled:
+            self._compare(n, tally, local, expected, view)
         self.unclear.discard(n)
-        return expected.to(local.dtype) if isinstance(result, Tensor) else result
+        replaced = expected.to(local.dtype)
+        if not gap_between(replaced, expected).any():
+            self.taken.add(n)
+        return replaced if isinstance(result, Tensor) else result
 
     def _view(self, n: fx.Node, local: Tensor) -> QuantizerView | None:
         fetch: Callable[[Any], Any] = lambda a: self.env[a] if isinstance(a, fx.Node) else a  # noqa: E731
@@ -204,29 +239,31 @@ class TeacherForced(Interpreter):
         self, n: fx.Node, tally: LayerTally, local: Tensor, expected: Tensor, view: QuantizerView | None
     ) -> None:
         of_run = as_tensor(self.of_run[n])
-        gap, run_gap = gap_between(local, expected), gap_between(of_run, expected)
-        tally.run.add(run_gap, expected)
-        tally.forced.add(gap, expected)
-        beyond = gap > self.tolerance.of(largest_of(expected))
+        run_gap = tally.run.add(of_run, expected)
+        gap = tally.forced.add(local, expected)
+        beyond = gap > (0.0 if is_integral(local) else self.tolerance.of(largest_of(expected)))
         if view is not None:
             codes = view.codes_differ(gap)
-            ties = codes & self._explained_alone(view, codes, expected)
+            ties = codes & self._explained_alone(n, view, codes, expected)
             tally.forced_ties += int(ties.sum())
             beyond = codes & ~ties | beyond & ~codes
-            self._classify_run(tally, view, run_gap, expected)
+            self._classify_run(tally, view, run_gap, expected, codes & ~ties)
         if n not in self.unclear:
             tally.forced_errors += int(beyond.sum())
 
-    def _explained_alone(self, view: QuantizerView, codes: Tensor, expected: Tensor) -> Tensor:
+    def _explained_alone(self, n: fx.Node, view: QuantizerView, codes: Tensor, expected: Tensor) -> Tensor:
         if not codes.any():
             return codes
+        if self.tolerance.exact_quantizers and all(i in self.taken for i in n.all_input_nodes):
+            return torch.zeros_like(codes)
         x = self.env[view.data]
         noise = 0.0 if view.data in self.taken else _UNSEEN_INPUT_NOISE * largest_of(x)
         return view.explained(x, noise, expected.double(), self.tolerance.tie_eps)
 
     def _classify_run(
-        self, tally: LayerTally, view: QuantizerView, run_gap: Tensor, expected: Tensor
+        self, tally: LayerTally, view: QuantizerView, run_gap: Tensor, expected: Tensor, wrong: Tensor
     ) -> None:
+        """Sorts the codes that differ in the run; `wrong`: they are errors on the reference's inputs."""
         codes = view.codes_differ(run_gap)
         if not codes.any():
             return
@@ -235,6 +272,7 @@ class TeacherForced(Interpreter):
         same_input = deviation <= self.tolerance.of(largest_of(x))
         reach = torch.where(same_input, deviation, 0.0)
         explained = view.explained(x, reach, expected.double(), self.tolerance.tie_eps)
+        explained &= ~(wrong & (deviation == 0))  # the run had the reference's input, too
         tally.codes += int(codes.sum())
         tally.ties += int((codes & same_input & explained).sum())
         tally.carried += int((codes & ~same_input).sum())

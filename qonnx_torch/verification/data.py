@@ -6,6 +6,7 @@ import inspect
 import os
 import re
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,9 +105,22 @@ def _load(path: str | os.PathLike[str]) -> Array | dict[str, Array]:
             return {key: loaded[key] for key in loaded.files}
     except FileNotFoundError:
         raise VerificationError(f"{Path(path)}: no such file") from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        reason = _why_unusable(path, error)
         raise VerificationError(f"{Path(path)}: not a usable .npy or .npz file ({reason})") from None
+
+
+def _why_unusable(path: str | os.PathLike[str], error: Exception) -> str:
+    """Returns why NumPy refused a file, without its advice to unpickle it, which executes what is in it."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    with open(path, "rb") as file:
+        start = file.read(6)
+    if not start.startswith((b"\x93NUMPY", b"PK\x03\x04", b"PK\x05\x06")):
+        return "it holds no NumPy array; save one with numpy.save" if start else "it is empty"
+    if "Object arrays" in str(error):
+        return "it holds Python objects; save an array of numbers"
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _array(value: Any, what: str) -> Array:

@@ -24,7 +24,7 @@ class OutputResult:
         elements: compared elements.
         differing: elements that are not equal (NaN equals NaN).
         max_abs_diff: largest |actual - expected|; infinite where only one is finite, or where shapes differ.
-        tolerance: atol + rtol * max|expected|.
+        tolerance: atol + rtol * max|expected|; 0 for integers and booleans.
         behind_tie_flips: some tie flip lies upstream.
     """
 
@@ -58,14 +58,15 @@ class LayerResult:
         elements: compared elements.
         differing: elements that differ in the run, whatever the amount.
         max_abs_diff: largest difference in the run.
-        tolerance: atol + rtol * max|expected|.
+        tolerance: atol + rtol * max|expected|; 0 for integers and booleans.
         codes_differing: quantizers: elements with another integer code in the run; these are:
         tie_flips: the input agrees within tolerance, and a rounding boundary lies within what it deviates by,
         carried: the input differs already (from a flip or an error upstream), or
         code_errors: neither.
         forced_differing: elements that differ when the node gets the reference's own inputs.
         forced_max_abs_diff: largest such difference.
-        forced_tie_flips: quantizers: other codes whose input is within float noise of a rounding boundary.
+        forced_tie_flips: quantizers: other codes within float noise of a rounding boundary; only where the
+            reference lacks an input, or with `exact_quantizers=False`.
         forced_errors: elements that differ beyond tolerance (quantizers: in their code, and no tie flip).
     """
 
@@ -110,6 +111,7 @@ class VerificationReport:
         atol: absolute tolerance.
         tie_eps: how near to a rounding boundary counts as a tie, in steps.
         allow_tie_flips: whether an output may be beyond tolerance downstream of tie flips.
+        exact_quantizers: whether a tie on the reference's own inputs counts as an error.
     """
 
     reference: str
@@ -120,6 +122,7 @@ class VerificationReport:
     atol: float
     tie_eps: float
     allow_tie_flips: bool
+    exact_quantizers: bool = True
 
     @property
     def errors(self) -> int:
@@ -149,7 +152,20 @@ class VerificationReport:
 
     @property
     def first_divergence(self) -> LayerResult | OutputResult | None:
-        """The first layer that diverges (`LayerResult.diverges`), else the first output beyond tolerance."""
+        """Where to look first; None where the report passed.
+
+        The first layer that has errors: its own node is to blame. Without any, `first_difference`.
+        """
+        if self.passed:
+            return None
+        return next((layer for layer in self.layers if layer.errors), None) or self.first_difference
+
+    @property
+    def first_difference(self) -> LayerResult | OutputResult | None:
+        """The first layer that diverges (`LayerResult.diverges`), else the first output beyond tolerance.
+
+        Whatever the verdict: a report with tie flips passes and has one.
+        """
         for layer in self.layers:
             if layer.diverges:
                 return layer
@@ -168,7 +184,7 @@ class VerificationReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the report as plain values; infinite differences as the string "inf"."""
-        first = self.first_divergence
+        first, difference = self.first_divergence, self.first_difference
         content = asdict(self)
         for row, layer in zip(content["layers"], self.layers, strict=True):
             row["errors"], row["diverges"] = layer.errors, layer.diverges
@@ -180,6 +196,7 @@ class VerificationReport:
             tie_flips=self.tie_flips,
             errors=self.errors,
             first_divergence=first.name if first else None,
+            first_difference=difference.name if difference else None,
         )
         result: dict[str, Any] = _finite(content)
         return result
@@ -195,11 +212,11 @@ class VerificationReport:
             console.print(_layer_table(self.layers))
         console.print(_output_table(self.outputs))
         console.print(self.summary(), soft_wrap=True, markup=False, highlight=False)
-        first = self.first_divergence
+        kind, first = "first divergence", self.first_divergence
+        if first is None:
+            kind, first = "first difference", self.first_difference
         if first is not None:
-            console.print(
-                f"first divergence: {describe(first)}", soft_wrap=True, markup=False, highlight=False
-            )
+            console.print(f"{kind}: {describe(first)}", soft_wrap=True, markup=False, highlight=False)
         text = console.file.getvalue()  # type: ignore[attr-defined]
         return str(text).rstrip("\n")
 

@@ -33,7 +33,15 @@ __all__ = [
 Progress = Callable[[int, int], None]
 """Called with the number of finished batches and their total."""
 
-_FAILURES = (RuntimeError, ValueError, IndexError, TypeError, ZeroDivisionError, QonnxTorchError)
+_FAILURES = (
+    RuntimeError,
+    ValueError,
+    LookupError,
+    TypeError,
+    ArithmeticError,
+    AssertionError,
+    QonnxTorchError,
+)
 
 
 def run(
@@ -57,23 +65,27 @@ def run(
         inputs: see `Data`; the first dimension may be a multiple of the model's fixed batch size.
         batch_size: samples per call where the model's batch size is free; all at once by default.
         device: where to run; by default where the module is. The module itself is not moved.
-        expose: patterns (parts of names, or with `*` and `?`) of intermediate values to return as well.
+        expose: patterns of intermediate values to return as well: a plain word is a part of the name, with
+            `*` or `?` the pattern stands for the whole name. Outputs are returned anyway.
         max_batches: stop after so many batches.
         allow_nan: accept NaN in the data.
         cast: round floating data to the declared type where it cannot hold it exactly.
         progress: called after each batch.
 
     Raises:
-        VerificationError: unusable data, a pattern that matches nothing, no such device, a node that fails.
+        VerificationError: unusable data, a pattern that is empty or matches nothing, no such device, a node
+            that fails.
     """
     specs = input_specs(module)
     arrays = checked(specs, inputs, allow_nan=allow_nan, cast=cast)
     slices = batch_slices(specs, arrays, batch_size)[:max_batches]
     module, place = on_device(module, device)
     values = graph_values(module) if isinstance(module, fx.GraphModule) else []
-    wanted = matching(values, expose)
-    if expose and not wanted:
-        raise VerificationError(_nothing_matches(expose, values))
+    patterns = [expose] if isinstance(expose, str) else list(expose)
+    wanted = matching(values, patterns)
+    for pattern in patterns:
+        if not pattern or not matching(wanted, [pattern]):
+            raise VerificationError(_nothing_matches(pattern, values))
     parts: dict[str, list[Array]] = {}
     with faithful(module):
         for done, rows in enumerate(slices, start=1):
@@ -89,16 +101,19 @@ def run(
     return {name: join(arrays, fixed=name in fixed) for name, arrays in parts.items()}
 
 
-def matching(values: Sequence[GraphValue], patterns: str | Sequence[str]) -> list[GraphValue]:
-    """Returns the values whose names contain a pattern or match it with `*` and `?`."""
-    patterns = [patterns] if isinstance(patterns, str) else list(patterns)
+def matching(values: Sequence[GraphValue], patterns: Sequence[str]) -> list[GraphValue]:
+    """Returns the values whose names contain a pattern, or match it as a whole with `*` and `?`."""
     return [v for v in values if any(p in v.name or fnmatch.fnmatchcase(v.name, p) for p in patterns)]
 
 
-def _nothing_matches(patterns: str | Sequence[str], values: Sequence[GraphValue]) -> str:
-    text = patterns if isinstance(patterns, str) else ", ".join(patterns)
+def _nothing_matches(pattern: str, values: Sequence[GraphValue]) -> str:
+    if not pattern:
+        return "an empty pattern of values to expose; give a part of their names, or '*' for all"
+    hint, part = "", pattern.strip("*")
+    if part != pattern and matching(values, [f"*{part}*"]):
+        hint = f" ({pattern!r} stands for a whole name; try '*{part}*')"
     some = ", ".join(repr(v.name) for v in values[:5]) or "none"
-    return f"no intermediate value matches {text!r}; the first of {len(values)} values: {some}"
+    return f"no intermediate value matches {pattern!r}{hint}; the first of {len(values)} values: {some}"
 
 
 # -- batches ---------------------------------------------------------------------------------------
@@ -181,9 +196,15 @@ class Interpreter(fx.Interpreter):
         except _FAILURES as error:
             origin = n.meta.get("onnx")
             name = origin.name or ", ".join(origin.outputs) if origin else n.name
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            reason = _reason(error)
             kind = f" ({origin.op_type})" if origin and origin.op_type else ""
             raise VerificationError(f"node {name!r}{kind} failed: {reason}") from error
+
+
+def _reason(error: Exception) -> str:
+    """Returns the first paragraph of a message in one line: what follows is torch's view of its own graph."""
+    paragraph = str(error).strip().split("\n\n")[0]
+    return " ".join(paragraph.split()) or type(error).__name__
 
 
 def execute(
@@ -205,8 +226,7 @@ def execute(
     except _FAILURES as error:
         if isinstance(module, fx.GraphModule):
             Interpreter(module, keep=False).run(*tensors)  # fails again, and says where
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise VerificationError(f"the module failed: {reason}") from error
+        raise VerificationError(f"the module failed: {_reason(error)}") from error
     results = tensors_of(result)
     if not isinstance(module, fx.GraphModule):
         names = [f"out{i}" for i in range(len(results))]

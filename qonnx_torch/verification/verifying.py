@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 from qonnx_torch.errors import VerificationError
 from qonnx_torch.import_ import ModelSource
 
-from .compare import LayerTally, OutputTally, TeacherForced, Tolerance, gap_between
+from .compare import LayerTally, OutputTally, TeacherForced, Tolerance
 from .data import Array, Data, checked, input_specs, to_tensor
 from .graph import GraphValue, ancestors, graph_values, output_names
 from .references import Given, Reference, Values, reference_for
@@ -43,6 +43,7 @@ def verify(
     atol: float = 1e-5,
     tie_eps: float = 1e-4,
     allow_tie_flips: bool = True,
+    exact_quantizers: bool = True,
     layers: bool = True,
     batch_size: int | None = None,
     device: str | None = None,
@@ -52,14 +53,15 @@ def verify(
 ) -> VerificationReport:
     """Returns how what a module computes compares with expected values or with a reference.
 
-    Two float values are the same if |actual - expected| <= atol + rtol * max|expected|. Where the reference
+    Two float values are the same if |actual - expected| <= atol + rtol * max|expected|; integers and booleans
+    (class ids, indices of TopK) are the same only if they are equal. Where the reference
     has intermediate values, each value of the graph is compared twice: as it came in the run, where
     differences accumulate, and computed by its node from the reference's own inputs (teacher-forced), which
-    shows the node that causes one. For quantizers the integer codes count. An element with another code is
-    a *tie flip* if a rounding boundary lies within `tie_eps` steps, plus float32 noise, of the reference's
-    input: two correct implementations that sum in another order differ there by a whole step. Anything else
-    is an *error*. Teacher-forced tie flips come with identical inputs: from another division, or a rounding
-    mode that differs only on ties.
+    shows the node that causes one. For quantizers the integer codes count. An element of the run with another
+    code is a *tie flip* if a rounding boundary lies within `tie_eps` steps, plus float32 noise, of the
+    reference's input: two correct implementations that sum in another order differ there by a whole step.
+    Anything else is an *error*, and so is any other code on identical input bits: quantizers are bit-exact,
+    hence it comes from another rounding mode or parameter (but see `exact_quantizers`).
 
     The report has `passed` if no layer has errors and every output is within tolerance or, with
     `allow_tie_flips`, differs downstream of counted tie flips (`tie_flips` says how many).
@@ -80,6 +82,9 @@ def verify(
         atol: absolute tolerance.
         tie_eps: how near to a rounding boundary counts as a tie, in steps of the quantizer.
         allow_tie_flips: whether an output may differ downstream of tie flips.
+        exact_quantizers: the reference has the same quantizers bit for bit, as onnxruntime (function bodies),
+            qonnx and modules of ours have. With False a tie counts as a flip also on identical inputs: for
+            values by a program that is known to quantize in other steps, such as x * (1 / scale).
         layers: compare intermediate values where the reference has them.
         batch_size: samples compared at a time where the batch size is free; 64 by default.
         device: where the module runs; by default where it is.
@@ -103,7 +108,7 @@ def verify(
     if batch_size is None and free and same_rows:
         batch_size = _BATCH if against.batch is None else max(_BATCH // against.batch, 1) * against.batch
     slices = batch_slices(specs, arrays, batch_size)
-    session = _Session(module, values, against, Tolerance(rtol, atol, tie_eps))
+    session = _Session(module, values, against, Tolerance(rtol, atol, tie_eps, exact_quantizers))
     with faithful(module):
         for done, rows in enumerate(slices, start=1):
             batch = [batch_of(a, rows) for a in arrays]
@@ -176,7 +181,7 @@ class _Session:
                 f"output {tally.name!r}: the module gives shape {tuple(actual.shape)}, {self.reference.name} "
                 f"{tuple(expected.shape)}"
             )
-        tally.difference.add(gap_between(actual, expected), expected)
+        tally.difference.add(actual, expected)
 
     def _compare_layers(
         self, tensors: Sequence[Tensor], environment: Mapping[fx.Node, Any], theirs: Values, *, lenient: bool
@@ -186,11 +191,15 @@ class _Session:
         for name, wanted in zip(self.names, theirs.outputs, strict=False):
             if wanted is not None:
                 expected[name] = wanted
-        # What does not depend on the data is compared once.
-        tallies = {n: t for n, t in self.tallies.items() if not (t.value.static and self.batches)}
-        TeacherForced(self.module, environment, expected, tallies, self.tolerance, lenient=lenient).run(
-            *tensors
-        )
+        TeacherForced(
+            self.module,
+            environment,
+            expected,
+            self.tallies,
+            self.tolerance,
+            lenient=lenient,
+            settled=self.batches > 0,
+        ).run(*tensors)
 
     def report(self, samples: int, *, allow_tie_flips: bool) -> VerificationReport:
         """Returns the frozen result."""
@@ -215,6 +224,7 @@ class _Session:
             atol=self.tolerance.atol,
             tie_eps=self.tolerance.tie_eps,
             allow_tie_flips=allow_tie_flips,
+            exact_quantizers=self.tolerance.exact_quantizers,
         )
 
 

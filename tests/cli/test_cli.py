@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -88,6 +89,7 @@ def test_every_option_has_a_help_text(name: str, capsys: pytest.CaptureFixture[s
         (["nothing"], "No such command 'nothing'"),
         (["exec"], "Missing argument 'MODEL'"),
         (["exec", DEMO, "--batch", "0"], "--batch '0': give keep, dynamic or a positive number"),
+        (["exec", DEMO, "--expose", " ,"], "--expose is empty: give parts of value names, or '*' for all"),
         (["exec", DEMO, "--zero-center"], "--zero-center works only with --pix2float"),
         (["exec", DEMO, "--min-accuracy", "5"], "--min-accuracy needs --labels"),
         (["exec", DEMO, "x.npy", "--input", "image=x.npy"], "not both"),
@@ -191,6 +193,8 @@ def test_bad_data(work: Path, capsys: pytest.CaptureFixture[str], command: str, 
         (["x.npy", "--device", "tpu"], "device 'tpu'"),
         (["x.npy", "--batch-size", "3"], "batch size 3 asked for, but the model takes 1"),
         (["x.npy", "--expose", "nothing"], "no intermediate value matches 'nothing'"),
+        (["x.npy", "--expose", "conv,nothing"], "no intermediate value matches 'nothing'"),
+        (["x.npy", "--expose", "conv*"], "'conv*' stands for a whole name; try '*conv*'"),
         (["x.npy", "--labels", "golden.npz"], "labels: shape (20, 10) given"),
         (["x.npy", "--output-dir", "text.npy"], "text.npy"),
         (["x.npy", "--output-dir", "a", "--output-prefix", "b/../../y.npy/"], ""),
@@ -401,6 +405,39 @@ def test_exec_exposes_values(work: Path) -> None:
     assert np.load("out_logits.npy").shape == (3, 10)
 
 
+def test_exposing_only_outputs_is_said(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["exec", DEMO, "x.npy", "--expose", "logits"]) == 0
+    assert "notice: --expose 'logits' names outputs only" in capsys.readouterr().err
+    assert made(work) == {"out_logits.npy"}
+    assert main(["exec", DEMO, "x.npy", "--expose", "logits,conv"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_the_readme_exposes_values_of_the_demo_model(work: Path) -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    line = next(x for x in text.splitlines() if x.startswith("qonnx-torch exec") and "--expose" in x)
+    arguments = shlex.split(line, comments=True)[1:]
+    assert main([DEMO if a == "model.onnx" else "cpu" if a == "cuda" else a for a in arguments]) == 0
+    with np.load("out_intermediates.npz") as inner:
+        assert any(n.startswith("/conv1/") for n in inner.files)
+
+
+def test_an_error_inside_a_node_hides_torchs_view_of_the_graph(
+    tmp_path: Path, make_model: Make, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    nodes = [helper.make_node("Squeeze", ["x", "axes"], ["y"], name="the_squeeze")]
+    axes = np.array([0], np.int64)
+    onnx.save(make_model(nodes, inputs={"x": ("n", 3)}, initializers={"axes": axes}), "m.onnx")
+    np.save("x.npy", np.zeros((2, 3), np.float32))
+    for batch in ("keep", "2"):
+        assert main(["exec", "m.onnx", "x.npy", "--batch", batch]) == 2
+        err = capsys.readouterr().err
+        assert err.count("\n") == 1
+        assert "'the_squeeze' (Squeeze)" in err
+        assert err.rstrip(")\n").endswith("is not 1")
+
+
 def test_exposed_values_verify_the_model(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["exec", DEMO, "x.npy", "--expose", "*"]) == 0
     arguments = [
@@ -491,6 +528,22 @@ def test_verify_against_a_program(work: Path, program: str, capsys: pytest.Captu
     assert report["errors"] == 0
 
 
+def test_verify_where_the_reference_quantizes_in_other_steps(
+    tmp_path: Path, make_model: Make, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    attributes = {"domain": "qonnx.custom_op.general", "signed": 1, "narrow": 0, "rounding_mode": "ROUND"}
+    node = helper.make_node("Quant", ["x", "s", "z", "b"], ["y"], **attributes)
+    onnx.save(make_model([node], initializers={"s": 1.0, "z": 0.0, "b": 4.0}), "m.onnx")
+    np.save("x.npy", np.array([[0.5, 1, 1, 1]], np.float32))  # a tie: 0 to even
+    np.save("y.npy", np.array([[1, 1, 1, 1]], np.float32))
+    arguments = ["verify", "m.onnx", "--inputs", "x.npy", "--expected", "y.npy"]
+    assert main(arguments) == 1
+    assert "1 errors" in capsys.readouterr().out
+    assert main([*arguments, "--inexact-quantizers"]) == 0
+    assert "1 tie flips, 0 errors" in capsys.readouterr().out
+
+
 def test_verify_against_another_file(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = onnx.load(DEMO)
     weight = next(t for t in model.graph.initializer if len(t.dims) == 4)
@@ -503,9 +556,12 @@ def test_verify_against_another_file(work: Path, capsys: pytest.CaptureFixture[s
     assert main(["verify", DEMO, "--inputs", "x.npy", "--against", DEMO, "--batch", "dynamic"]) == 0
 
 
-def test_the_program_ends_with_the_status(work: Path) -> None:
-    script = "import sys; from qonnx_torch.cli import main; sys.exit(main())"
-    arguments = [sys.executable, "-c", script, "exec", "nowhere.onnx"]
+@pytest.mark.parametrize(
+    "program",
+    [["-c", "import sys; from qonnx_torch.cli import main; sys.exit(main())"], ["-m", "qonnx_torch"]],
+)
+def test_the_program_ends_with_the_status(work: Path, program: list[str]) -> None:
+    arguments = [sys.executable, *program, "exec", "nowhere.onnx"]
     run = subprocess.run(arguments, capture_output=True, text=True, check=False)
     assert (run.returncode, run.stdout) == (2, "")
     assert run.stderr == "error: nowhere.onnx: cannot be read (No such file or directory)\n"

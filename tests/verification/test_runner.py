@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 import pickle
 import subprocess
 import sys
@@ -243,21 +244,65 @@ def test_things_that_are_no_numbers(make_model: Make, tmp_path: Path) -> None:
         run(module, np.array([["a", "b"]]))
     with pytest.raises(VerificationError, match="data of type int"):
         run(module, 3)  # type: ignore[arg-type]
-    (tmp_path / "text.npy").write_text("no array")
-    with pytest.raises(VerificationError, match=r"text\.npy: not a usable"):
-        run(module, tmp_path / "text.npy")
-    np.save(tmp_path / "objects.npy", np.array([{}], object), allow_pickle=True)
-    with pytest.raises(
-        VerificationError, match=r"objects\.npy: not a usable .* \(Object arrays cannot be loaded"
-    ):
-        run(module, tmp_path / "objects.npy")
     with pytest.raises(VerificationError, match=r"none\.npy: no such file"):
         run(module, tmp_path / "none.npy")
 
 
-def test_a_pattern_without_match(make_model: Make) -> None:
-    with pytest.raises(VerificationError, match=r"no intermediate value matches 'conv'.*'y'"):
-        run(identity(make_model), np.zeros((2, 3), np.float32), expose="conv")
+def bad_file(kind: str) -> bytes:
+    file = io.BytesIO()
+    objects = np.array([{}], object)
+    if kind in ("text", "empty"):
+        return b"no array" if kind == "text" else b""
+    if kind == "pickle":
+        return pickle.dumps({"a": 1})
+    if kind == "objects":
+        np.save(file, objects, allow_pickle=True)
+    elif kind == "objects in npz":
+        np.savez(file, a=objects)
+    else:  # "packed", and damaged
+        np.savez_compressed(file, a=np.arange(1000) % 7)
+        return file.getvalue()[:60] + bytes(20) + file.getvalue()[80:]
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        ("text", r"it holds no NumPy array; save one with numpy\.save"),
+        ("pickle", r"it holds no NumPy array; save one with numpy\.save"),
+        ("empty", "it is empty"),
+        ("objects", "it holds Python objects; save an array of numbers"),
+        ("objects in npz", "it holds Python objects; save an array of numbers"),
+        ("packed", ".*"),
+    ],
+)
+def test_unusable_files_are_refused_without_advice_to_unpickle(
+    make_model: Make, tmp_path: Path, kind: str, reason: str
+) -> None:
+    path = tmp_path / ("bad.npz" if kind in ("objects in npz", "packed") else "bad.npy")
+    path.write_bytes(bad_file(kind))
+    with pytest.raises(
+        VerificationError, match=rf"bad\.np.: not a usable .npy or .npz file \({reason}\)$"
+    ) as e:
+        run(identity(make_model, (1, 2)), path)
+    assert "pickle" not in str(e.value)
+
+
+def test_a_pattern_without_match(make_model: Make, frozen: fx.GraphModule, digits: np.ndarray) -> None:
+    x = np.zeros((2, 3), np.float32)
+    with pytest.raises(VerificationError, match=r"no intermediate value matches 'conv';.*'y'"):
+        run(identity(make_model), x, expose="conv")
+    with pytest.raises(VerificationError, match=r"no intermediate value matches 'conv'"):
+        run(identity(make_model), x, expose=["y", "conv"])
+    for empty in ("", ["y", ""]):
+        with pytest.raises(VerificationError, match="an empty pattern"):
+            run(identity(make_model), x, expose=empty)
+    # Names begin with "/conv1/": a pattern with * stands for the whole name, a plain word for a part of it.
+    with pytest.raises(
+        VerificationError, match=r"'conv\*' \('conv\*' stands for a whole .* try '\*conv\*'\)"
+    ):
+        run(frozen, digits, expose="conv*")
+    assert list(run(frozen, digits, expose="conv")) == list(run(frozen, digits, expose="*conv*"))
 
 
 def test_a_failing_node_is_named(make_model: Make) -> None:
@@ -265,6 +310,32 @@ def test_a_failing_node_is_named(make_model: Make) -> None:
     module = import_model(make_model(nodes, inputs={"x": ("n", "m")}, initializers={"b": [1.0, 2.0]}))
     with pytest.raises(VerificationError, match=r"node 'the_add' \(Add\) failed"):
         run(module, np.zeros((1, 3), np.float32))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("sizes differ:\n  3 and 4\n\nWhile executing %add\nOriginal traceback:\nNone"),
+        KeyError("sizes differ: 3 and 4"),
+        OverflowError("sizes differ: 3 and 4"),
+    ],
+)
+@pytest.mark.parametrize("expose", ["", "y"])
+def test_only_the_first_paragraph_of_an_error_is_shown(
+    make_model: Make, monkeypatch: pytest.MonkeyPatch, error: Exception, expose: str
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise error
+
+    nodes = [helper.make_node("Add", ["x", "b"], ["y"], name="the_add")]
+    module = import_model(make_model(nodes, initializers={"b": 1.0}))
+    (add,) = (n for n in module.graph.nodes if n.op == "call_function")
+    add.target = fail
+    module.recompile()
+    with pytest.raises(VerificationError) as caught:
+        run(module, np.zeros((1, 4), np.float32), expose=[expose] if expose else ())
+    text = str(caught.value).replace("'sizes differ: 3 and 4'", "sizes differ: 3 and 4")
+    assert text == "node 'the_add' (Add) failed: sizes differ: 3 and 4"
 
 
 @pytest.mark.parametrize("device", ["nowhere", "cuda:99"])

@@ -191,6 +191,39 @@ def test_the_tolerance_is_relative_to_the_largest_value() -> None:
     assert not verify(module, x, np.array([[100.0, 0.01]], np.float32), rtol=1e-5).passed
 
 
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (np.array([[90_000, 1]]), np.array([[90_001, 1]])),  # within 9.00001 by the tolerance for floats
+        (np.array([[2**53]]), np.array([[2**53 + 1]])),  # equal in float64
+        (np.array([[True, False]]), np.array([[True, True]])),
+    ],
+)
+@pytest.mark.parametrize("tolerances", [{}, {"rtol": 1.0, "atol": 10.0}])
+def test_integers_and_booleans_are_compared_exactly(
+    given: np.ndarray, expected: np.ndarray, tolerances: dict[str, float]
+) -> None:
+    report = verify(nn.Identity(), given, expected, **tolerances)
+    (output,) = report.outputs
+    assert (output.differing, output.max_abs_diff, output.tolerance) == (1, 1.0, 0.0)
+    assert (output.within_tolerance, report.passed) == (False, False)
+    assert verify(nn.Identity(), given, given, **tolerances).equal
+
+
+def test_indices_inside_the_graph_are_compared_exactly(make_model: Callable[..., ModelProto]) -> None:
+    nodes = [
+        helper.make_node("ArgMax", ["x"], ["index"], axis=1, keepdims=0),
+        helper.make_node("Cast", ["index"], ["y"], to=1),
+    ]
+    module = import_model(make_model(nodes, inputs={"x": (1, 50_000)}))
+    x = np.zeros((1, 50_000), np.float32)
+    x[0, 40_000] = 1
+    expected = {"index": np.array([40_001]), "y": np.array([40_001], np.float32)}
+    report = verify(module, x, expected)
+    assert (report.outputs[0].within_tolerance, report.errors, report.passed) == (True, 1, False)
+    assert report.first_divergence is report.layers[0]
+
+
 def test_nan_and_infinity_compare_as_values() -> None:
     module = nn.Identity()
     x = np.array([[np.nan, np.inf, 1.0]], np.float32)
@@ -211,7 +244,8 @@ def test_report_as_table_and_json() -> None:
     content = json.loads(report.to_json())
     assert content == json.loads(json.dumps(report.to_dict()))
     assert content["passed"] is True
-    assert content["first_divergence"] is None
+    assert content["first_divergence"] is content["first_difference"] is None
+    assert content["exact_quantizers"] is True
     assert [row["name"] for row in content["layers"]] == [row.name for row in report.layers]
     wrong = verify(import_model(path), inputs, outputs[0] + 1)
     assert "FAILED" in wrong.table()
