@@ -9,17 +9,21 @@ import onnx
 from onnx import ModelProto
 from torch import Tensor, fx, nn
 
-from qonnx_torch.errors import ExportError, UnsupportedModelError
-from qonnx_torch.passes.shapes import ValueInfo, infer_shapes
+from qonnx_torch.errors import ExportError
+from qonnx_torch.nn import Quantizer
+from qonnx_torch.passes.shapes import ValueInfo
 from qonnx_torch.provenance import Provenance, fingerprint, provenance_of
 
+from .declarations import check_types, infer_values, tensor_changes
 from .emitter import emit
-from .finalise import OPSET_CEILING, finalise
-from .restore import restore
+from .finalise import OPSET_CEILING, declare, finalise
+from .restore import restore, state_of
 from .writing import write_model
 
 __all__ = ["export_qonnx"]
 
+_OPSETS = (6, 25)
+_IR_VERSIONS = (4, onnx.IR_VERSION)
 _CANONICAL_FLOOR = 13
 _FUNCTIONS_FLOOR = 15
 
@@ -39,44 +43,56 @@ def export_qonnx(
     set with the same nodes, names and, where a tensor is unmodified, the same initializer bytes. An edited
     graph is written whole, in canonical form. Either way the file has: today's domain names, imported, the
     default one first; IR 8 to 10 and opset at most 21; sorted nodes; no initializer among the inputs; one
-    value_info for each intermediate value and none for inputs and outputs.
+    value_info for each intermediate value and none for inputs and outputs. Inputs and outputs are declared as
+    they are now; where that agrees with the file, the file's names of dimensions stay.
 
     Args:
         module: a GraphModule from `import_model`, possibly edited.
         path: where to write; the file is written beside and renamed. None writes nothing.
-        args: example inputs, needed only where the module no longer knows its input shapes.
+        args: example inputs, needed only where the module no longer knows its input shapes; where they differ
+            from what the file declares (shape or dtype), they are what is declared.
         functions: give every QONNX operator a function body, so that plain onnxruntime runs the file.
             Needs opset 15; a graph from an older one is then written in canonical form.
-        opset_version: ai.onnx operator set to write; None keeps the file's own, up to 21.
-        ir_version: IR version to write; None for 8 to 10.
+        opset_version: ai.onnx operator set to write, 6 to 25; None keeps the file's own, up to 21.
+        ir_version: IR version to write, from 4 to onnx's newest; None for 8 to 10.
 
     Returns:
         The model that was written.
 
     Raises:
         ExportError: nodes without an ONNX operator (all are listed), an operator set that cannot express
-            the graph, an unusable path, or a module that is no GraphModule.
+            the graph, a version that does not exist, shapes or types that do not fit together, a parameter or
+            module that is gone, an unusable path, or a module that is no GraphModule.
     """
     if not isinstance(module, fx.GraphModule):
         raise ExportError(
-            f"{type(module).__name__} is no torch.fx.GraphModule; import_model gives one, and modules built "
-            "in PyTorch can be traced with torch.fx.symbolic_trace"
+            f"{type(module).__name__} is no torch.fx.GraphModule: what can be exported is a module that "
+            "import_model returned, also with an edited graph"
         )
+    _check_version("opset_version", opset_version, _OPSETS)
+    _check_version("ir_version", ir_version, _IR_VERSIONS)
+    _check_targets(module)
     provenance = provenance_of(module)
     if provenance is not None and fingerprint(module) != provenance.fingerprint:
         provenance = None
-    infos = _value_infos(module, args, required=provenance is None)
+    changes = tensor_changes(module, provenance_of(module), state_of(module))
+    infos = infer_values(module, args, changes, required=provenance is None)
     model = _unchanged(module, provenance, functions, opset_version) if provenance is not None else None
+    if model is not None and args:
+        _declare_inputs(model, infos)
+    canonical = model is None
     if model is None:
-        version = opset_version or OPSET_CEILING
+        version = OPSET_CEILING if opset_version is None else opset_version
         if version < _CANONICAL_FLOOR:
             raise ExportError(
                 f"opset {version}: a graph is written whole only at opset {_CANONICAL_FLOOR} or above"
             )
         if not infos:
-            _value_infos(module, args, required=True)
+            infer_values(module, args, changes, required=True)
         model, infos = emit(module, version)
     finalise(model, infos, ir_version)
+    if canonical or changes:
+        check_types(model, changes)
     if functions:
         model = _with_functions(model, ir_version)
     if path is not None:
@@ -84,15 +100,37 @@ def export_qonnx(
     return model
 
 
-def _value_infos(
-    module: fx.GraphModule, args: tuple[Tensor, ...], *, required: bool
-) -> Mapping[str, ValueInfo]:
-    try:
-        return infer_shapes(module, *args)
-    except UnsupportedModelError as error:
-        if required:
-            raise ExportError(f"the graph cannot be written: {error}; give example inputs as args") from error
-        return {}  # the file's own value_info stays
+def _check_version(name: str, version: int | None, known: tuple[int, int]) -> None:
+    lowest, highest = known
+    if version is not None and not lowest <= version <= highest:
+        raise ExportError(f"{name}={version}: it must be from {lowest} to {highest}, or None to choose")
+
+
+def _declare_inputs(model: ModelProto, infos: Mapping[str, ValueInfo]) -> None:
+    """Declares the inputs as the example inputs are, where those were what the shapes were inferred from."""
+    for value in model.graph.input:
+        info = infos.get(value.name)
+        if info is not None and all(isinstance(d, int) for d in info.shape):
+            value.type.tensor_type.ClearField("shape")
+            declare(value, info)
+
+
+def _check_targets(module: fx.GraphModule) -> None:
+    """Checks that the module has what its graph reads."""
+    modules = dict(module.named_modules(remove_duplicate=False))
+    missing = [str(n.target) for n in module.graph.nodes if n.op == "call_module" and n.target not in modules]
+    for name, quantizer in modules.items():
+        if isinstance(quantizer, Quantizer):
+            missing += [f"{name}.{p}" for p in quantizer.parameter_names if not hasattr(quantizer, p)]
+    if not missing:
+        state = state_of(module)
+        read = (str(n.target) for n in module.graph.nodes if n.op == "get_attr" and n.users)
+        missing = [path for path in dict.fromkeys(read) if path not in state]
+    if missing:
+        raise ExportError(
+            f"the graph reads what is no parameter, buffer or module any more: {', '.join(missing)}; "
+            "put it back, or take the nodes that read it out of the graph"
+        )
 
 
 def _unchanged(
@@ -104,7 +142,7 @@ def _unchanged(
     if default is None:
         return None
     own = default.version
-    wanted = opset_version or min(own, OPSET_CEILING)
+    wanted = min(own, OPSET_CEILING) if opset_version is None else opset_version
     if functions and wanted < _FUNCTIONS_FLOOR:
         if opset_version is not None:
             raise ExportError(

@@ -204,24 +204,34 @@ class _Emitter:
         bound = inspect.signature(operator.target).bind(*node.args, **node.kwargs)
         arguments = bound.arguments
         inputs = []
-        like = self._dtype(node.args[0]) if node.args else None
         for slot in operator.inputs:
             if operator.variadic and slot == operator.inputs[-1]:
                 inputs += [self._input(v, f"{self.names[node][0]}_{slot}") for v in arguments.get(slot, ())]
             else:
                 hint = f"{self.names[node][0]}_{slot}"
-                inputs.append(self._input(arguments.get(slot), hint, self._constant_dtype(slot, like)))
+                like = self._constant_dtype(operator, slot, arguments)
+                inputs.append(self._input(arguments.get(slot), hint, like))
         self._append(node, operator, inputs, {k: arguments[k] for k in operator.attributes if k in arguments})
 
-    @staticmethod
-    def _constant_dtype(slot: str, like: torch.dtype | None) -> torch.dtype | None:
-        """Returns the dtype of a constant input that is not int64: that of the data, or float32."""
-        if slot in ("min", "max", "constant_value"):
-            return like
-        return torch.float32 if slot in ("roi", "scales", "ratio") else None
+    def _constant_dtype(
+        self, operator: Operator, slot: str, arguments: Mapping[str, Any]
+    ) -> torch.dtype | None:
+        """Returns the dtype of a constant input: that of the tensors that must have the same, or float32."""
+        if slot in ("roi", "scales", "ratio"):
+            return torch.float32
+        kinds = _type_variables(operator, self.opset)
+        wanted = kinds.get(slot, slot)
+        return self._common_dtype([v for s, v in arguments.items() if kinds.get(s, s) == wanted])
+
+    def _common_dtype(self, values: Sequence[Any]) -> torch.dtype | None:
+        return next((d for d in map(self._dtype, values) if d is not None), None)
 
     def _dtype(self, value: Any) -> torch.dtype | None:
-        info = self.infos.get(self.values[value]) if isinstance(value, fx.Node) else None
+        if not isinstance(value, fx.Node):
+            return None
+        if value.op == "get_attr":
+            return self.state[str(value.target)].dtype
+        info = self.infos.get(self.values[value])
         return info.dtype if info else None
 
     def _module_inputs(self, node: fx.Node, module: torch.nn.Module, operator: Operator) -> list[str]:
@@ -316,7 +326,15 @@ class _Emitter:
     def _emit_foreign(self, node: fx.Node, module: torch.nn.Module | None, target: Any) -> None:
         op_type, inputs, attributes = FOREIGN[target](module, node)
         output = self.names[node][0]
-        like = next((d for d in map(self._dtype, node.args) if d is not None), None)
+        dtypes = [d for d in map(self._dtype, node.args) if d is not None]
+        like = dtypes[0] if dtypes else None
+        result = self.infos.get(output)
+        if len({*dtypes, *([result.dtype] if result else [])}) > 1:
+            given = ", ".join(map(str, dtypes))
+            raise ExportError(
+                f"{op_type} of {given} gives {result.dtype if result else 'another type'}: ONNX converts "
+                "nothing by itself; convert the inputs to one type"
+            )
         names = [self._input(v, f"{output}_{i}", like) for i, v in enumerate(inputs)]
         self.values[node] = output
         self.nodes.append(
@@ -332,6 +350,17 @@ class _Emitter:
             candidate = f"{name}_{count}"
         self.node_names.add(candidate)
         return candidate
+
+
+def _type_variables(operator: Operator, opset: int) -> dict[str, str]:
+    """Returns the type variable of each input of a standard operator: inputs with the same have one type."""
+    if operator.domain or operator.variadic:
+        return {}
+    try:
+        schema = onnx.defs.get_schema(operator.op_type, opset)
+    except onnx.defs.SchemaError:
+        return {}
+    return {slot: formal.type_str for slot, formal in zip(operator.inputs, schema.inputs, strict=False)}
 
 
 def _attribute(name: str, value: Any) -> onnx.AttributeProto:

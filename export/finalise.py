@@ -4,7 +4,8 @@
 2. IR version 8 to 10, unless another is asked for.
 3. No initializer is listed among the inputs.
 4. Nodes stand in an order in which every input exists.
-5. Each intermediate value has exactly one value_info, inputs and outputs have none.
+5. Each intermediate value has exactly one value_info, inputs and outputs have none; outputs are declared with
+   the shape and type that they have.
 6. Rounding modes have QONNX names.
 """
 
@@ -21,7 +22,7 @@ from qonnx_torch.ordering import sorted_nodes
 from qonnx_torch.passes.shapes import ValueInfo
 from qonnx_torch.registry import CHANNELS_LAST_DOMAIN, QONNX_DOMAIN, canonical_domain, is_stray_qonnx
 
-__all__ = ["IR_CEILING", "OPSET_CEILING", "finalise"]
+__all__ = ["IR_CEILING", "OPSET_CEILING", "constant_info", "declare", "finalise"]
 
 IR_FLOOR = 8
 IR_CEILING = 10
@@ -42,7 +43,8 @@ def finalise(model: ModelProto, infos: Mapping[str, ValueInfo], ir_version: int 
     for node in model.graph.node:
         _canonical_node(node)
     _set_imports(model)
-    model.ir_version = ir_version or min(max(model.ir_version, IR_FLOOR), IR_CEILING)
+    own = min(max(model.ir_version, IR_FLOOR), IR_CEILING)
+    model.ir_version = own if ir_version is None else ir_version
     constants = {i.name for i in model.graph.initializer}
     for value in [v for v in model.graph.input if v.name in constants]:
         model.graph.input.remove(value)
@@ -101,7 +103,7 @@ def _set_value_infos(model: ModelProto, infos: Mapping[str, ValueInfo]) -> None:
     graph = model.graph
     declared = {v.name: v for v in graph.value_info}
     ends = {v.name for v in (*graph.input, *graph.output)}
-    constants = {n.output[0]: _constant_info(n) for n in graph.node if n.op_type == "Constant"}
+    constants = {n.output[0]: constant_info(n) for n in graph.node if n.op_type == "Constant"}
     result: list[ValueInfoProto] = []
     for name in dict.fromkeys(o for n in graph.node for o in n.output if o):
         if name in ends:
@@ -115,15 +117,29 @@ def _set_value_infos(model: ModelProto, infos: Mapping[str, ValueInfo]) -> None:
     del graph.value_info[:]
     graph.value_info.extend(result)
     for value in graph.output:
-        if value.name in infos and not value.type.tensor_type.HasField("shape"):
-            value.CopyFrom(_value_info(value.name, infos[value.name]))
+        if value.name in infos:
+            declare(value, infos[value.name])
+
+
+def declare(value: ValueInfoProto, info: ValueInfo) -> None:
+    """Sets shape and element type of a graph input or output, in place.
+
+    A declared shape that agrees (same rank, same sizes where both are known) keeps its names.
+    """
+    tensor = value.type.tensor_type
+    tensor.elem_type = onnx_element_type(info.dtype)
+    if tensor.HasField("shape") and len(tensor.shape.dim) == len(info.shape):
+        pairs = zip(tensor.shape.dim, info.shape, strict=True)
+        if all(size is None or not d.HasField("dim_value") or d.dim_value == size for d, size in pairs):
+            return
+    tensor.shape.CopyFrom(_value_info(value.name, info).type.tensor_type.shape)
 
 
 def _value_info(name: str, info: ValueInfo) -> ValueInfoProto:
     return helper.make_tensor_value_info(name, onnx_element_type(info.dtype), list(info.shape))
 
 
-def _constant_info(node: NodeProto) -> ValueInfoProto:
+def constant_info(node: NodeProto) -> ValueInfoProto:
     """Returns shape and type of a Constant node's output."""
     attribute = node.attribute[0]
     if attribute.name == "value":

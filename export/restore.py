@@ -8,11 +8,12 @@ from onnx import AttributeProto, ModelProto, helper, numpy_helper
 from torch import fx
 
 import qonnx_torch.nn as qnn
+from qonnx_torch.errors import ExportError
 from qonnx_torch.provenance import Provenance, TensorOrigin, computing_nodes
 
 from .tensors import fill, tensor_proto
 
-__all__ = ["restore", "state_of"]
+__all__ = ["is_quantizer_parameter", "restore", "state_of"]
 
 
 def state_of(module: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -29,7 +30,11 @@ def restore(module: fx.GraphModule, provenance: Provenance) -> ModelProto:
     """Returns the source model with the module's current tensors.
 
     A constant that quantizers shared in the file is shared again while they agree; where training has set
-    them apart, the first keeps the name and the others get names of their own.
+    them apart, the plain parameter that other nodes read keeps the name (without one: the first quantizer),
+    and the others get names of their own.
+
+    Raises:
+        ExportError: a constant of the file is no longer among the module's parameters and buffers.
     """
     model = ModelProto()
     model.ParseFromString(provenance.skeleton)
@@ -47,7 +52,7 @@ def restore(module: fx.GraphModule, provenance: Provenance) -> ModelProto:
         | {i.name for i in model.graph.input}
     )
     for origin in provenance.tensors:
-        groups = _groups(origin, state)
+        groups = _groups(origin, state, module)
         tensor = state[groups[0][0]]
         if origin.name in initializers:
             proto = initializers[origin.name]
@@ -62,13 +67,24 @@ def restore(module: fx.GraphModule, provenance: Provenance) -> ModelProto:
     return model
 
 
-def _groups(origin: TensorOrigin, state: dict[str, torch.Tensor]) -> list[list[str]]:
+def is_quantizer_parameter(module: fx.GraphModule, path: str) -> bool:
+    """Returns whether a tensor is a quantizer's own, which its node alone reads."""
+    return isinstance(module.get_submodule(path.rpartition(".")[0]), qnn.Quantizer)
+
+
+def _groups(origin: TensorOrigin, state: dict[str, torch.Tensor], module: fx.GraphModule) -> list[list[str]]:
     """Returns the paths of a constant, those that hold equal tensors together.
 
     The group that keeps the name comes first: the plain parameter's, whose other users read it by name.
     """
-    groups: list[list[str]] = []
     for path in origin.paths:
+        if path not in state:
+            raise ExportError(
+                f"{path} ({origin.name!r} in the file) is no parameter or buffer of the module any more: "
+                "put it back, or take the nodes that read it out of the graph"
+            )
+    groups: list[list[str]] = []
+    for path in sorted(origin.paths, key=lambda p: is_quantizer_parameter(module, p)):  # stable
         for group in groups:
             a, b = state[group[0]], state[path]
             if a.dtype == b.dtype and a.shape == b.shape and _bits_equal(a, b):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 from qonnx_torch.dtypes import onnx_element_type
+from qonnx_torch.errors import ExportError
 
 __all__ = ["constant_proto", "fill", "tensor_proto"]
 
@@ -49,15 +49,25 @@ def _bytes(tensor: torch.Tensor) -> bytes:
 
 
 def constant_proto(value: Any, name: str, *, like: torch.dtype | None = None) -> TensorProto:
-    """Returns Python numbers as a TensorProto: int64, bool, or the given floating dtype (float32)."""
+    """Returns Python numbers as a TensorProto of the given dtype; without one int64, bool or float32.
+
+    Raises:
+        ExportError: an integer dtype that cannot hold the numbers.
+    """
     first = value[0] if isinstance(value, (tuple, list)) and value else value
-    if isinstance(first, bool):
-        array = np.asarray(value, dtype=np.bool_)
-    elif isinstance(first, float) or (like is not None and like.is_floating_point):
-        tensor = torch.tensor(
-            value, dtype=like if like is not None and like.is_floating_point else torch.float32
+    if like is None:
+        like = (
+            torch.bool
+            if isinstance(first, bool)
+            else torch.float32
+            if isinstance(first, float)
+            else torch.int64
         )
-        return tensor_proto(tensor, name)
-    else:
-        array = np.asarray(value, dtype=np.int64)
-    return numpy_helper.from_array(array, name)
+    try:
+        tensor = torch.tensor(value, dtype=like)
+        exact = like.is_floating_point or bool((tensor == torch.tensor(value)).all())
+    except (RuntimeError, OverflowError, TypeError):
+        exact = False
+    if not exact:
+        raise ExportError(f"the constant {value!r} is no {like} value, which the tensor beside it is")
+    return tensor_proto(tensor, name)

@@ -11,14 +11,35 @@ from typing import Any
 import torch
 from onnx import ModelProto
 from torch import Tensor, fx
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensorMode,
+)
 
 from qonnx_torch.dtypes import torch_dtype
 from qonnx_torch.errors import UnsupportedModelError
 from qonnx_torch.ops import as_tensor, is_shape_value
 from qonnx_torch.provenance import provenance_of, value_names
 
-__all__ = ["FakeInterpreter", "InputSpec", "ValueInfo", "declared_inputs", "infer_shapes"]
+__all__ = [
+    "DataDependentShapeError",
+    "FakeInterpreter",
+    "InputSpec",
+    "UndeclaredInputsError",
+    "ValueInfo",
+    "declared_inputs",
+    "infer_shapes",
+]
+
+
+class UndeclaredInputsError(UnsupportedModelError):
+    """Shapes were asked for, but those of the inputs are neither declared nor given."""
+
+
+class DataDependentShapeError(UnsupportedModelError):
+    """A node's result depends on data, so that no inference can tell its shape."""
+
 
 Dim = int | str | None
 """A dimension: its size, the name of a dynamic one, or None where it is unknown."""
@@ -72,6 +93,7 @@ class FakeInterpreter(fx.Interpreter):
 
     def __init__(self, module: fx.GraphModule) -> None:
         super().__init__(module, garbage_collect_values=False)
+        self.extra_traceback = False  # fx would add the node's code and advice on its own tools to messages
         self.results: dict[fx.Node, Any] = {}
 
     def run_node(self, n: fx.Node) -> Any:
@@ -82,7 +104,10 @@ class FakeInterpreter(fx.Interpreter):
             origin = n.meta.get("onnx")
             name = f"{origin.name or origin.outputs[0]!r} ({origin.op_type})" if origin else n.name
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise UnsupportedModelError(f"the shape of node {name} cannot be inferred: {reason}") from error
+            depends = isinstance(error, (DataDependentOutputException, DynamicOutputShapeException))
+            reason = "it depends on data" if depends else reason
+            kind = DataDependentShapeError if depends else UnsupportedModelError
+            raise kind(f"the shape of node {name} cannot be inferred: {reason}") from error
         self.results[n] = result
         return result
 
@@ -115,11 +140,7 @@ def propagate(
 ) -> dict[fx.Node, Any]:
     """Returns what each node gives on fake inputs of these shapes and dtypes, in `eval()`."""
     with _evaluating(module), _quiet(), torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True):
-        try:
-            interpreter.run(*(torch.empty(tuple(shape), dtype=dtype) for shape, dtype in inputs))
-        except UnsupportedModelError as error:
-            # fx adds the node's code and advice on its own tools to every exception that passes through.
-            raise UnsupportedModelError(str(error).partition("\n\nWhile executing")[0]) from None
+        interpreter.run(*(torch.empty(tuple(shape), dtype=dtype) for shape, dtype in inputs))
     return interpreter.results
 
 
@@ -136,16 +157,14 @@ def infer_shapes(module: fx.GraphModule, *args: Tensor) -> dict[str, ValueInfo]:
         is in ONNX.
 
     Raises:
-        UnsupportedModelError: the inputs' shapes are unknown, or a node cannot be inferred (it is named).
+        UnsupportedModelError: a node cannot be inferred (it is named); `UndeclaredInputsError` where the
+            inputs' shapes are unknown, `DataDependentShapeError` where a node's shape depends on data.
     """
     specs: list[InputSpec]
     if args:
         specs = [InputSpec(str(i), tuple(a.shape), a.dtype) for i, a in enumerate(args)]
     else:
-        declared = declared_inputs(module)
-        if declared is None or any(s.shape is None for s in declared):
-            raise UnsupportedModelError("the shapes of the inputs are not declared: give example inputs")
-        specs = declared
+        specs = _declared_specs(module)
     runs = [propagate(module, sizes, FakeInterpreter(module)) for sizes in _sizes(specs)]
     symbols = _symbols(specs)
     infos: dict[str, ValueInfo] = {}
@@ -163,6 +182,15 @@ def infer_shapes(module: fx.GraphModule, *args: Tensor) -> dict[str, ValueInfo]:
             if name:
                 infos.setdefault(name, info)
     return infos
+
+
+def _declared_specs(module: fx.GraphModule) -> list[InputSpec]:
+    """Returns what is declared of the inputs that the graph has now, in its order."""
+    declared = {spec.name: spec for spec in declared_inputs(module) or ()}
+    names = [own[0] for node, own in value_names(module).items() if node.op == "placeholder"]
+    if any(name not in declared or declared[name].shape is None for name in names):
+        raise UndeclaredInputsError("the shapes of the inputs are not declared: give example inputs")
+    return [declared[name] for name in names]
 
 
 _PRIMES = ((37, 41), (43, 47), (53, 59), (61, 67), (71, 73), (79, 83))

@@ -196,6 +196,26 @@ def test_impossible_versions_are_refused(options: dict, message: str) -> None:
         qt.export_qonnx(module, **options)
 
 
+@pytest.mark.parametrize("edited", [False, True], ids=["unchanged", "canonical"])
+@pytest.mark.parametrize(
+    ("name", "version"),
+    [("opset_version", v) for v in (-1, 0, 5, 26, 28, 99)]
+    + [("ir_version", v) for v in (0, 3, onnx.IR_VERSION + 1, 99)],
+)
+def test_versions_that_do_not_exist_are_refused(name: str, version: int, edited: bool) -> None:
+    module = load(next(p for p in MODELS if p.stem == "brevitas_mlp_w2a2"))
+    if edited:
+        forget_structure(module)
+    with pytest.raises(qt.ExportError, match=rf"{name}={version}: it must be from \d+ to \d+, or None"):
+        qt.export_qonnx(module, **{name: version})
+
+
+@pytest.mark.parametrize("version", [4, onnx.IR_VERSION])
+def test_ir_version_is_followed(version: int) -> None:
+    module = load(next(p for p in MODELS if p.stem == "brevitas_mlp_w2a2"))
+    assert qt.export_qonnx(module, ir_version=version).ir_version == version
+
+
 def quantizers(module: torch.nn.Module) -> dict[str, qt.nn.Quant]:
     return {n: m for n, m in module.named_modules() if isinstance(m, qt.nn.Quant)}
 
@@ -272,8 +292,9 @@ def test_nodes_without_an_operator_are_listed() -> None:
 
 
 def test_a_module_that_is_no_graph_is_refused() -> None:
-    with pytest.raises(qt.ExportError, match=r"Linear is no torch\.fx\.GraphModule"):
+    with pytest.raises(qt.ExportError, match=r"Linear is no torch\.fx\.GraphModule.*import_model") as caught:
         qt.export_qonnx(torch.nn.Linear(2, 2))
+    assert "symbolic_trace" not in str(caught.value)
 
 
 @pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
