@@ -17,7 +17,7 @@ from qonnx_torch.dtypes import onnx_element_type
 from qonnx_torch.errors import ExportError
 from qonnx_torch.names import onnx_name
 from qonnx_torch.ops import as_tensor
-from qonnx_torch.ops.activation import log_softmax_coerced, softmax_coerced
+from qonnx_torch.ops.activation import log_softmax_coerced, p_relu_per_channel, softmax_coerced
 from qonnx_torch.passes.shapes import ValueInfo
 from qonnx_torch.provenance import provenance_of
 from qonnx_torch.registry import QONNX_DOMAIN, REGISTRY, Operator
@@ -259,6 +259,8 @@ class _Emitter:
         if operator.target in (softmax_coerced, log_softmax_coerced):
             self._append_coerced(node, operator.op_type, inputs[0], int(attributes.get("axis", 1)))
             return
+        if operator.target is p_relu_per_channel:
+            inputs = [inputs[0], self._aligned_slope(inputs[0], inputs[1])]
         written = {
             name: value
             for name, value in attributes.items()
@@ -276,6 +278,17 @@ class _Emitter:
         )
         proto.attribute.extend(_attribute(k, v) for k, v in written.items())
         self.nodes.append(proto)
+
+    def _aligned_slope(self, x: str, slope: str) -> str:
+        """Returns a per-channel PRelu slope (C,) as (C, 1, ...), as newer operator sets want it."""
+        rank = len(self.infos[x].shape)
+        known = self.initializers.get(slope)
+        if rank < 3 or (known is not None and list(known.dims) in ([], [1])):
+            return slope
+        aligned = self._fresh(f"{slope}_per_channel")
+        axes = self._input(tuple(range(1, rank - 1)), f"{aligned}_axes")
+        self.nodes.append(helper.make_node("Unsqueeze", [slope, axes], [aligned], name=aligned))
+        return aligned
 
     def _append_coerced(self, node: fx.Node, op_type: str, value: str, axis: int) -> None:
         """Writes a softmax over several dimensions at once, which newer operator sets spell in four nodes."""

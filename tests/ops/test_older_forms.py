@@ -34,6 +34,8 @@ def test_prelu_6_slope_is_per_channel(shape: tuple[int, ...]) -> None:
     y = module(-torch.ones(shape)).detach().numpy()
     expected = np.broadcast_to(-slope.reshape(1, 4, *[1] * (len(shape) - 2)), shape)
     np.testing.assert_array_equal(y, expected)
+    newer = qt.import_model(qt.export_qonnx(module, opset_version=17))
+    np.testing.assert_array_equal(newer(-torch.ones(shape)).detach().numpy(), expected)
 
 
 def test_dropout_takes_a_seed() -> None:

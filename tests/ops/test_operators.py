@@ -555,7 +555,9 @@ def test_equals_the_reference(row: Row) -> None:
             )
 
 
-EXCLUDED: dict[str, str] = {}
+EXCLUDED: dict[str, str] = {
+    "ai.onnx::PRelu-1": "the references broadcast it as PRelu-7; derived by hand in test_older_forms.py"
+}
 """Registered standard operators without a row, and why."""
 
 
