@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 from qonnx_torch.errors import ExportError
 from qonnx_torch.nn import Quantizer
 from qonnx_torch.passes.shapes import ValueInfo
+from qonnx_torch.passes.training import update_statistics
 from qonnx_torch.provenance import Provenance, fingerprint, provenance_of
 
 from .declarations import check_types, infer_values, tensor_changes
@@ -32,7 +33,7 @@ def export_qonnx(
     module: nn.Module,
     path: str | os.PathLike[str] | None = None,
     *,
-    args: tuple[Tensor, ...] = (),
+    args: Tensor | tuple[Tensor, ...] = (),
     functions: bool = False,
     opset_version: int | None = None,
     ir_version: int | None = None,
@@ -72,6 +73,8 @@ def export_qonnx(
     _check_version("opset_version", opset_version, _OPSETS)
     _check_version("ir_version", ir_version, _IR_VERSIONS)
     _check_targets(module)
+    args = (args,) if isinstance(args, Tensor) else args
+    update_statistics(module)
     provenance = provenance_of(module)
     if provenance is not None and fingerprint(module) != provenance.fingerprint:
         provenance = None

@@ -143,6 +143,8 @@ class Quant(Quantizer):
                 raise QonnxTorchError(f"{name} training {kind!r} does not exist; known: frozen, learned")
         if bit_width == "learned" and self._one_bit:
             raise QonnxTorchError("a bit width of 1 cannot be learned: one bit is another quantizer")
+        if bit_width == "learned" and bool((current["bit_width"] % 1 != 0).any()):
+            raise QonnxTorchError("only whole bit widths can be learned; round it first")
         for name, value in current.items():
             self._hold(name, value, learned=wanted[name] == "learned")
         self.scale_training = None
@@ -151,6 +153,13 @@ class Quant(Quantizer):
             if threshold is None:
                 raise QonnxTorchError("the bit width is computed elsewhere; the scale's range is unknown")
             self.scale_training = make_scale(scale, current["scale"], threshold)
+
+    def current_tensor(self, name: str) -> Tensor:
+        """Returns an owned parameter's own tensor. Raises QonnxTorchError where it is computed elsewhere."""
+        tensor = getattr(self, name)
+        if not isinstance(tensor, Tensor):
+            raise QonnxTorchError(f"{name} is computed elsewhere in the graph")
+        return tensor
 
     def _hold(self, name: str, value: Tensor, *, learned: bool) -> None:
         """Keeps an owned parameter as a buffer, or as an `nn.Parameter` where it is learned."""
@@ -163,7 +172,8 @@ class Quant(Quantizer):
 
     def _threshold(self, bit_width: Tensor) -> Tensor:
         low, high = integer_bounds(bit_width, signed=self.signed, narrow=self.narrow)
-        return -low if self.signed else high
+        threshold = -low if self.signed else high
+        return threshold.reshape(()) if threshold.numel() == 1 else threshold
 
     def current_parameters(self) -> dict[str, Tensor]:
         """Returns scale, zero point and bit width as plain values, as far as they are owned."""
@@ -202,7 +212,7 @@ class Quant(Quantizer):
     def set_bit_width(self, bit_width: Tensor | float | int) -> None:
         """Replaces the owned bit width (bits), keeping its shape, dtype and device."""
         with torch.no_grad():
-            self.get_buffer("bit_width").fill_(float(bit_width))
+            self.current_tensor("bit_width").fill_(float(bit_width))
         self._refresh_one_bit()
 
     def onnx_attributes(self) -> dict[str, Any]:
@@ -238,7 +248,7 @@ class Quant(Quantizer):
         )
 
     def _elements(self, x: Tensor) -> int:
-        return x.numel() // x.shape[0] if self.batched and x.dim() > 0 else x.numel()
+        return x.numel() // max(1, x.shape[0]) if self.batched and x.dim() > 0 else x.numel()
 
 
 REGISTRY.add_module(quant, Quant)

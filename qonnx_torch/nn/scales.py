@@ -37,27 +37,27 @@ def _positive(scale: Tensor) -> Tensor:
 
 
 class StepScale(nn.Module):
-    """The scale itself is learned (as in LSQ): scale = value."""
+    """The scale itself is learned (as in LSQ): scale = step."""
 
     def __init__(self, scale: Tensor, threshold: Tensor) -> None:
         super().__init__()
-        self.value = nn.Parameter(scale.detach().clone())
+        self.step = nn.Parameter(scale.detach().clone())
 
     def forward(self, x: Tensor, threshold: Tensor) -> Tensor:
-        """Returns value, kept positive."""
-        return _positive(self.value)
+        """Returns step, kept positive."""
+        return _positive(self.step)
 
 
 class ThresholdScale(nn.Module):
-    """The end of the range is learned (as in Brevitas): scale = value / threshold."""
+    """The end of the range is learned (as in Brevitas): scale = end / threshold."""
 
     def __init__(self, scale: Tensor, threshold: Tensor) -> None:
         super().__init__()
-        self.value = nn.Parameter(_dividend(scale.detach(), threshold.to(scale.dtype)))
+        self.end = nn.Parameter(_dividend(scale.detach(), threshold.to(scale.dtype)))
 
     def forward(self, x: Tensor, threshold: Tensor) -> Tensor:
-        """Returns value / threshold, value kept positive."""
-        return _positive(self.value) / threshold.to(self.value.dtype)
+        """Returns end / threshold, end kept positive."""
+        return _positive(self.end) / threshold.to(self.end.dtype)
 
 
 def _dividend(scale: Tensor, threshold: Tensor) -> Tensor:
@@ -71,27 +71,27 @@ def _dividend(scale: Tensor, threshold: Tensor) -> Tensor:
 
 
 class Log2Scale(nn.Module):
-    """The logarithm is learned: scale = 2^value. The first scale is met to a rounding unit."""
+    """The logarithm is learned: scale = 2^log2. The first scale is met to a rounding unit."""
 
     def __init__(self, scale: Tensor, threshold: Tensor) -> None:
         super().__init__()
-        self.value = nn.Parameter(torch.log2(scale.detach()))
+        self.log2 = nn.Parameter(torch.log2(scale.detach()))
 
     def forward(self, x: Tensor, threshold: Tensor) -> Tensor:
-        """Returns 2^value, kept positive."""
-        return _positive(torch.exp2(self.value))
+        """Returns 2^log2, kept positive."""
+        return _positive(torch.exp2(self.log2))
 
 
 class PowerOfTwoScale(nn.Module):
-    """A power of two is learned: scale = 2^round(value), straight-through; another first scale snaps."""
+    """A power of two is learned: scale = 2^round(exponent), straight-through; another first scale snaps."""
 
     def __init__(self, scale: Tensor, threshold: Tensor) -> None:
         super().__init__()
-        self.value = nn.Parameter(torch.log2(scale.detach()))
+        self.exponent = nn.Parameter(torch.log2(scale.detach()))
 
     def forward(self, x: Tensor, threshold: Tensor) -> Tensor:
-        """Returns 2^round(value), kept positive."""
-        return _positive(torch.exp2(straight_through(self.value, torch.round(self.value))))
+        """Returns 2^round(exponent), kept positive."""
+        return _positive(torch.exp2(straight_through(self.exponent, torch.round(self.exponent))))
 
 
 class StatisticsScale(nn.Module):
@@ -132,4 +132,6 @@ def make_scale(kind: str, scale: Tensor, threshold: Tensor) -> nn.Module | None:
         raise QonnxTorchError(
             f"a scale can be trained only where it is positive; it is {scale.min().item():g}"
         )
+    if kind in ("threshold", "statistics") and not bool((threshold > 0).all()):
+        raise QonnxTorchError(f"a range that ends at {threshold.max().item():g} leaves no scale to learn")
     return _KINDS[kind](scale, threshold)

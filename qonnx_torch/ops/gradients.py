@@ -48,7 +48,8 @@ def _clamp_from_the_bounds_on(x: Tensor, low: Tensor, high: Tensor) -> Tensor:
 
 def scaled_gradient(scale: Tensor, high: Tensor, elements: int) -> Tensor:
     """Returns scale with its gradient multiplied by LSQ's 1 / sqrt(elements * high)."""
-    factor = torch.rsqrt(high.detach().to(scale.dtype) * elements)
+    # One bit has no positive integer; its range ends at 1.
+    factor = torch.rsqrt(torch.clamp_min(high.detach().to(scale.dtype), 1) * elements)
     return straight_through(scale * factor, scale)
 
 

@@ -8,11 +8,18 @@ from typing import Literal
 from torch import fx, nn
 
 import qonnx_torch.nn as qnn
-from qonnx_torch.nn.scales import ScaleTraining
+from qonnx_torch.errors import QonnxTorchError
+from qonnx_torch.nn.scales import ScaleTraining, StatisticsScale
 from qonnx_torch.ops.gradients import Gradient, resolve_gradient
 from qonnx_torch.passes.constants import ConstantValues
 
-__all__ = ["QuantizerTraining", "TrainingConfig", "configure_training", "quantizer_parameters"]
+__all__ = [
+    "QuantizerTraining",
+    "TrainingConfig",
+    "configure_training",
+    "quantizer_parameters",
+    "update_statistics",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +74,7 @@ def configure_training(module: fx.GraphModule, config: TrainingConfig) -> None:
         is_weight = constants.is_constant(node.all_input_nodes[0])
         training = config.weights if is_weight else config.activations
         resolve_gradient(training.gradient)
+        _refuse_what_cannot_learn(str(node.target), training, is_weight)
         quantizer.gradient = training.gradient
         if isinstance(quantizer, qnn.Quant):
             quantizer.batched = not is_weight
@@ -76,6 +84,25 @@ def configure_training(module: fx.GraphModule, config: TrainingConfig) -> None:
                 zero_point=training.zero_point if "zero_point" in owned else "frozen",
                 bit_width=training.bit_width if "bit_width" in owned else "frozen",
             )
+
+
+def _refuse_what_cannot_learn(name: str, training: QuantizerTraining, is_weight: bool) -> None:
+    if training.scale == "statistics" and not is_weight:
+        raise QonnxTorchError(
+            f"quantizer {name}: statistics are for weights; of an activation they would follow every batch"
+        )
+    if training.bit_width == "learned" and training.gradient == "pass":
+        raise QonnxTorchError(f"quantizer {name}: the gradient 'pass' does not reach a learned bit width")
+
+
+def update_statistics(module: fx.GraphModule) -> None:
+    """Brings the scales that follow their weights up to date with them, as an export wants."""
+    constants = ConstantValues(module)
+    for node in module.graph.nodes:
+        if node.op == "call_module" and constants.is_constant(node):
+            quantizer = module.get_submodule(str(node.target))
+            if isinstance(quantizer, qnn.Quant) and isinstance(quantizer.scale_training, StatisticsScale):
+                constants.value(node)
 
 
 def quantizer_parameters(module: nn.Module) -> list[nn.Parameter]:

@@ -87,6 +87,17 @@ REFUSED = {
         node("Transpose", ["x"], ["t"], perm=[1, 2, 0]),
         node("Reshape", ["t", "s"], ["y"]),
     ],
+    "a little of the largest neighbour": [
+        node("ReduceMax", ["x"], ["m"], axes=[0], keepdims=1),
+        node("Mul", ["m", "little"], ["n"]),
+        node("Add", ["x", "n"], ["y"]),
+    ],
+    "only of large neighbours": [
+        node("ReduceMax", ["x"], ["m"], axes=[0], keepdims=1),
+        node("Sub", ["m", "big"], ["n"]),
+        node("Relu", ["n"], ["r"]),
+        node("Add", ["x", "r"], ["y"]),
+    ],
     "doubled batch": [node("Concat", ["x", "x"], ["y"], axis=0)],
     "squeezed batch": [node("Squeeze", ["x", "z1"], ["y"])],
 }
@@ -95,6 +106,7 @@ REFUSED = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_mixed_or_lost_samples_are_refused(name: str) -> None:
     constants = {"zero": np.array(0, dtype=np.int64), "z1": ints(0), "o1": ints(1), "s": ints(1, 12)}
+    constants |= {"little": np.float32(0.03), "big": np.float32(10)}
     used = {i for n in REFUSED[name] for i in n.input}
     source = model(REFUSED[name], (1, 3, 4), 17, **{k: v for k, v in constants.items() if k in used})
     qt.import_model(source)
@@ -174,3 +186,18 @@ def test_a_number_is_written_to_the_file() -> None:
 def test_other_values_are_refused(batch: object) -> None:
     with pytest.raises(ValueError, match="batch must be 'keep', 'dynamic' or a positive number"):
         qt.import_model(MODELS / "reshape_batch1.onnx", batch=batch)
+
+
+def test_inputs_that_are_not_batched_keep_their_shape() -> None:
+    graph = helper.make_graph(
+        [node("MatMul", ["x", "w"], ["y"])],
+        "g",
+        [
+            helper.make_tensor_value_info("x", TensorProto.FLOAT, (1, 8)),
+            helper.make_tensor_value_info("w", TensorProto.FLOAT, (8, 5)),
+        ],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, (1, 5))],
+    )
+    source = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    module = qt.import_model(source, batch="dynamic")
+    assert module(torch.ones(3, 8), torch.ones(8, 5)).shape == (3, 5)
