@@ -6,7 +6,6 @@ from typing import Literal
 
 from torch import fx
 
-from qonnx_torch.errors import InvalidModelError
 from qonnx_torch.passes.training import TrainingConfig, configure_training
 
 from .batch import rebatch
@@ -50,8 +49,6 @@ def import_model(
         raise ValueError(f"batch must be 'keep', 'dynamic' or a positive number, not {batch!r}")
     proto = read_model(model)
     strip_known_functions(proto)
-    if not proto.graph.node and not proto.graph.output:
-        raise InvalidModelError("the graph is empty")
     if batch != "keep":
         proto = rebatch(proto, "batch" if batch == "dynamic" else batch)
     module = build(proto)

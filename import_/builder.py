@@ -184,9 +184,9 @@ class _Builder:
         origin = NodeOrigin(index, proto.name, proto.op_type, tuple(proto.output))
         module_class = REGISTRY.module_of(operator)
         if module_class is not None and issubclass(module_class, qnn.Quantizer):
-            node = self._quantizer(form, operator, module_class, proto, origin)
+            node = self._quantizer(form, operator, module_class, proto)
         else:
-            args, origin, on_shapes = self._arguments(form, operator, origin)
+            args, on_shapes = self._arguments(form, operator)
             if module_class is not None:
                 name = identifier(proto.name or proto.output[0], self.module_names, operator.op_type)
                 self.root.add_module(name, module_class(**form.attributes))
@@ -229,10 +229,8 @@ class _Builder:
         if not isinstance(result, torch.Tensor) or result.numel() <= _SMALL:
             self.known[node] = result
 
-    def _arguments(
-        self, form: NodeForm, operator: Operator, origin: NodeOrigin
-    ) -> tuple[list[Any], NodeOrigin, bool]:
-        """Returns the fx arguments, the origin with its static constants, and whether they are shapes."""
+    def _arguments(self, form: NodeForm, operator: Operator) -> tuple[list[Any], bool]:
+        """Returns the fx arguments, and whether they are shapes."""
         slots = list(operator.inputs)
         if operator.variadic:
             slots = slots[:-1] + [slots[-1]] * (len(form.inputs) - len(slots) + 1)
@@ -243,14 +241,12 @@ class _Builder:
         ]
         on_shapes = operator.on_shapes and self._are_shapes(tensor_inputs)
         args: list[Any] = []
-        constants: list[tuple[str, str]] = []
         for slot, value in zip(slots, form.inputs, strict=False):
             if value is None or isinstance(value, Literal):
                 args.append(None if value is None else value.value)
             elif slot in operator.static:
-                args.append(self._static(value, slot, constants))
+                args.append(self._static(value, slot))
             elif on_shapes and value in self.constants:
-                constants.append((slot, value))
                 args.append(self.constants[value].python())
             elif value in self.constants:
                 args.append(self._attribute(self.constants[value]))
@@ -258,9 +254,7 @@ class _Builder:
                 args.append(self.values[value])
         while args and args[-1] is None:
             args.pop()
-        if constants:
-            origin = NodeOrigin(origin.index, origin.name, origin.op_type, origin.outputs, tuple(constants))
-        return args, origin, on_shapes
+        return args, on_shapes
 
     def _are_shapes(self, inputs: Sequence[str | Literal]) -> bool:
         """Whether a node computes on Python ints: one input is a shape value, the others constants."""
@@ -278,9 +272,8 @@ class _Builder:
                 return False
         return found
 
-    def _static(self, name: str, slot: str, constants: list[tuple[str, str]]) -> Any:
+    def _static(self, name: str, slot: str) -> Any:
         if name in self.constants:
-            constants.append((slot, name))
             return self.constants[name].python()
         node = self.values[name]
         if node in self.known:
@@ -297,7 +290,6 @@ class _Builder:
         operator: Operator,
         module_class: type[Any],
         proto: NodeProto,
-        origin: NodeOrigin,
     ) -> fx.Node:
         name = identifier(proto.name or proto.output[0], self.module_names, operator.op_type)
         owned: dict[str, torch.Tensor | None] = {}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
 
 import onnx
 from onnx import ModelProto, NodeProto
@@ -46,7 +45,7 @@ class OperatorSets:
         self.versions.setdefault(CHANNELS_LAST_DOMAIN, self.versions[""])
 
     def _uses_default_domain(self, model: ModelProto) -> bool:
-        return any(self.domain(node) == "" for node in _all_nodes(model))
+        return any(self.domain(node) == "" for node in model.graph.node)
 
     def domain(self, node: NodeProto) -> str:
         """Returns the canonical domain of a node."""
@@ -80,7 +79,3 @@ class OperatorSets:
         if domain == CHANNELS_LAST_DOMAIN:
             return self.versions[""]
         return version
-
-
-def _all_nodes(model: ModelProto) -> Iterator[NodeProto]:
-    yield from model.graph.node

@@ -16,7 +16,6 @@ __all__ = [
     "TensorOrigin",
     "attach_provenance",
     "computing_nodes",
-    "detach_provenance",
     "fingerprint",
     "provenance_of",
     "value_names",
@@ -38,14 +37,12 @@ class NodeOrigin:
         name: its ONNX name (may be empty).
         op_type: its ONNX operator type.
         outputs: its ONNX value names.
-        constants: parameter name -> name of the initializer or Constant value it was read from.
     """
 
     index: int
     name: str
     op_type: str
     outputs: tuple[str, ...]
-    constants: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,12 +120,6 @@ def attach_provenance(module: fx.GraphModule, provenance: Provenance) -> None:
     provenance = replace(provenance, fingerprint=fingerprint(module))
     setattr(module, _ATTRIBUTE, provenance)
     module.meta.setdefault(_PRESERVED, {})[_ATTRIBUTE] = provenance
-
-
-def detach_provenance(module: fx.GraphModule) -> None:
-    """Removes provenance from a module: its export is then canonical."""
-    module.__dict__.pop(_ATTRIBUTE, None)
-    module.meta.get(_PRESERVED, {}).pop(_ATTRIBUTE, None)
 
 
 def provenance_of(module: nn.Module) -> Provenance | None:

@@ -12,12 +12,9 @@ from torch.fx import Proxy
 
 from qonnx_torch.registry import REGISTRY, describe
 
-__all__ = ["ShapeValue", "as_tensor", "is_shape_value", "operator"]
+__all__ = ["as_tensor", "is_shape_value", "operator"]
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-ShapeValue = int | float | bool | tuple[Any, ...] | list[Any] | torch.SymInt | torch.SymFloat | torch.SymBool
-"""What a Shape chain carries: one number, or a tuple of them (possibly symbolic)."""
 
 _SHAPE_TYPES = (int, float, bool, tuple, list, torch.SymInt, torch.SymFloat, torch.SymBool)
 
