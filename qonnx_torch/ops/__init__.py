@@ -14,6 +14,7 @@ from qonnx_torch.ops import (
     shape,
 )
 from qonnx_torch.ops._operator import as_tensor, is_shape_value, operator
+from qonnx_torch.ops.compilation import exact_options
 from qonnx_torch.ops.gradients import GRADIENTS
 from qonnx_torch.ops.quantizers import bipolar_quant, float_quant, multi_threshold, quant, trunc, trunc_v1
 from qonnx_torch.ops.rounding import resolve_rounding_mode
@@ -25,6 +26,7 @@ __all__ = [
     "bipolar_quant",
     "channels_last",
     "elementwise",
+    "exact_options",
     "float_quant",
     "is_shape_value",
     "linear",

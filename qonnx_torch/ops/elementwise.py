@@ -213,14 +213,15 @@ def is_nan(X: Tensor) -> Tensor:
     return torch.isnan(X)
 
 
-@operator("Clip")
-def clip(input: Tensor, min: Tensor | None = None, max: Tensor | None = None) -> Tensor:
+@operator("Clip", on_numbers=True)
+def clip(input: Tensor, min: Tensor | float | None = None, max: Tensor | float | None = None) -> Tensor:
     """Returns the input clamped to [min, max], two optional 0-d tensors; max wins. Source: ONNX Clip-13."""
-    if min is not None:
-        input = torch.maximum(input, min.to(input.dtype))
-    if max is not None:
-        input = torch.minimum(input, max.to(input.dtype))
-    return input
+    if isinstance(min, Tensor) or isinstance(max, Tensor):
+        bounds = (
+            as_tensor(b, device=input.device).to(input.dtype) if b is not None else b for b in (min, max)
+        )
+        return torch.clamp(input, *bounds)
+    return input if min is None and max is None else torch.clamp(input, min, max)
 
 
 @operator("Where")

@@ -22,35 +22,75 @@ from torch import Tensor
 from qonnx_torch.errors import QonnxTorchError
 from qonnx_torch.ops.rounding import ROUNDING_MODES, gradients_flow, straight_through
 
-__all__ = ["GRADIENTS", "Gradient", "carry_gradient", "clamp", "resolve_gradient", "scaled_gradient"]
+__all__ = [
+    "FLOAT_GRADIENTS",
+    "GRADIENTS",
+    "TRUNC_GRADIENTS",
+    "Gradient",
+    "binarize",
+    "carry_gradient",
+    "clamp",
+    "clamp_from_the_bounds_on",
+    "gradient_factor",
+    "resolve_gradient",
+    "scaled_gradient",
+]
 
 Gradient = Literal["ste", "pass", "lsq", "pact"]
 GRADIENTS: tuple[str, ...] = get_args(Gradient)
+# LSQ is about a learned step, which truncation has not; PACT about a clipping without a rounding.
+TRUNC_GRADIENTS = ("ste", "pass")
+FLOAT_GRADIENTS = ("ste", "pass", "lsq")
 
 
-def resolve_gradient(name: str) -> str:
-    """Returns the name of a gradient. Raises QonnxTorchError that lists the known ones."""
+def resolve_gradient(name: str, operator: str = "", known: tuple[str, ...] = GRADIENTS) -> str:
+    """Returns the name of a gradient. Raises QonnxTorchError that lists the known ones.
+
+    Args:
+        name: the name asked for.
+        operator: where only some of the gradients are defined, of what.
+        known: the names that are defined.
+    """
     if name not in GRADIENTS:
-        raise QonnxTorchError(f"gradient {name!r} does not exist; known gradients: {', '.join(GRADIENTS)}")
+        raise QonnxTorchError(f"gradient {name!r} does not exist; known gradients: {', '.join(known)}")
+    if name not in known:
+        raise QonnxTorchError(f"gradient {name!r} is not defined for {operator}; choose {' or '.join(known)}")
     return name
 
 
-def clamp(x: Tensor, low: Tensor, high: Tensor) -> Tensor:
+def clamp(x: Tensor, low: Tensor | float, high: Tensor | float) -> Tensor:
     """Returns x limited to [low, high]; NaN and -0.0 stay, and gradients reach the bounds."""
-    x = torch.where(x > high, high.to(x.dtype), x)
-    return torch.where(x < low, low.to(x.dtype), x)
+    low, high = (b.to(x.dtype) if isinstance(b, Tensor) else b for b in (low, high))
+    x = torch.where(x > high, high, x)
+    return torch.where(x < low, low, x)
 
 
-def _clamp_from_the_bounds_on(x: Tensor, low: Tensor, high: Tensor) -> Tensor:
+def clamp_from_the_bounds_on(x: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """Returns what `clamp` returns, with no gradient of x at the bounds either."""
     x = torch.where(x >= high, high.to(x.dtype), x)
     return torch.where(x <= low, low.to(x.dtype), x)
 
 
-def scaled_gradient(scale: Tensor, high: Tensor, elements: int) -> Tensor:
-    """Returns scale with its gradient multiplied by LSQ's 1 / sqrt(elements * high)."""
+def gradient_factor(high: Tensor | float, elements: int, like: Tensor) -> Tensor:
+    """Returns LSQ's 1 / sqrt(elements * high), in the dtype and on the device of a tensor."""
+    high = high.detach().to(like.dtype) if isinstance(high, Tensor) else like.new_tensor(high)
     # One bit has no positive integer; its range ends at 1.
-    factor = torch.rsqrt(torch.clamp_min(high.detach().to(scale.dtype), 1) * elements)
-    return straight_through(scale * factor, scale)
+    return torch.rsqrt(torch.clamp_min(high, 1) * elements)
+
+
+def scaled_gradient(scale: Tensor, high: Tensor | float, elements: int) -> Tensor:
+    """Returns scale with its gradient multiplied by LSQ's 1 / sqrt(elements * high)."""
+    return straight_through(scale * gradient_factor(high, elements, scale), scale)
+
+
+def binarize(y: Tensor, unit: Tensor | float, gradient: str) -> Tensor:
+    """Returns +1 where y >= 0, else -1 (also for NaN), with the gradient of y or of y clipped to +-unit."""
+    one = torch.ones_like(y)
+    q = torch.where(y.detach() >= 0, one, -one)
+    if gradient == "pass":
+        return straight_through(y, q)
+    unit = torch.as_tensor(unit, dtype=y.dtype, device=y.device)
+    return straight_through(clamp(y, -unit, unit), q)
 
 
 def carry_gradient(
@@ -64,4 +104,4 @@ def carry_gradient(
     if gradient == "ste":
         rounded = straight_through(y, ROUNDING_MODES[rounding_mode](y))
         return straight_through(clamp(rounded, low, high), q)
-    return straight_through(_clamp_from_the_bounds_on(y, low, high), q)
+    return straight_through(clamp_from_the_bounds_on(y, low, high), q)

@@ -5,6 +5,7 @@ The functions resolve their arguments and call the operators of `qonnx_torch.ops
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -12,14 +13,23 @@ from torch import Tensor
 
 from qonnx_torch.errors import InvalidModelError
 from qonnx_torch.ops._operator import as_tensor, operator
-from qonnx_torch.ops.gradients import Gradient, resolve_gradient
-from qonnx_torch.ops.library import integer_bounds
+from qonnx_torch.ops.blocks import plain_cpu
+from qonnx_torch.ops.gradients import FLOAT_GRADIENTS, TRUNC_GRADIENTS, Gradient, resolve_gradient
+from qonnx_torch.ops.library import IMPLEMENTATIONS, integer_bounds
 from qonnx_torch.ops.rounding import resolve_rounding_mode
 from qonnx_torch.registry import QONNX_DOMAIN, REGISTRY
 
 __all__ = ["bipolar_quant", "float_quant", "integer_bounds", "multi_threshold", "quant", "trunc", "trunc_v1"]
 
 TensorLike = Tensor | float | int
+
+
+def _implementation(name: str, x: Tensor) -> Callable[..., Tensor]:
+    """Returns an operator, or what it consists of where nothing looks on: torch need not dispatch it then."""
+    found: Callable[..., Tensor] = (
+        IMPLEMENTATIONS[name] if plain_cpu(x) else getattr(torch.ops.qonnx_torch, name)
+    )
+    return found
 
 
 def _parameter(value: TensorLike, x: Tensor) -> Tensor:
@@ -80,7 +90,7 @@ def quant(
     """
     if one_bit is None and not isinstance(bit_width, Tensor):
         one_bit = bit_width == 1
-    result: Tensor = torch.ops.qonnx_torch.quant(
+    result: Tensor = _implementation("quant", x)(
         x,
         _parameter(scale, x),
         _parameter(zero_point, x),
@@ -120,13 +130,13 @@ def bipolar_quant(x: Tensor, scale: TensorLike, *, gradient: Gradient = "pass") 
     >>> bipolar_quant(torch.tensor([-0.0, 0.1, -0.1]), 0.5)
     tensor([ 0.5000,  0.5000, -0.5000])
     """
-    result: Tensor = torch.ops.qonnx_torch.bipolar_quant(
+    result: Tensor = _implementation("bipolar_quant", x)(
         x, _parameter(scale, x), gradient=resolve_gradient(gradient)
     )
     return result
 
 
-@operator("Trunc", domain=QONNX_DOMAIN, since_version=2, on_numbers=True)
+@operator("Trunc", domain=QONNX_DOMAIN, since_version=2, on_numbers=True, python_only=("gradient",))
 def trunc(
     x: Tensor,
     scale: TensorLike,
@@ -138,6 +148,7 @@ def trunc(
     signed: bool = True,
     narrow: bool = False,
     rounding_mode: str = "FLOOR",
+    gradient: Gradient = "ste",
 ) -> Tensor:
     """Returns x with its least significant bits dropped (QONNX Trunc, version 2; keeps the value's size).
 
@@ -154,29 +165,32 @@ def trunc(
         signed: whether the integers are signed.
         narrow: drop the lowest (signed) or highest (unsigned) integer.
         rounding_mode: see `resolve_rounding_mode`.
+        gradient: `ste` or `pass`; see `qonnx_torch.ops.truncation`.
 
     Returns:
         The shape of x; float32, or x's dtype where scale has the same.
 
     Raises:
         InvalidModelError: unknown rounding mode.
+        QonnxTorchError: a gradient that does not exist, or not for truncation.
 
-    Source: QONNX 1.0.0, operator Trunc version 2. Gradient: straight-through, zero where clamped.
+    Source: QONNX 1.0.0, operator Trunc version 2.
 
     >>> trunc(torch.tensor([1.0, 6.0, 7.0, -1.0]), 1.0, 0.0, 8, 4.0, 6)
     tensor([ 0.,  4.,  4., -4.])
     """
-    result: Tensor = torch.ops.qonnx_torch.trunc(
+    result: Tensor = _implementation("trunc", x)(
         x,
         *(_parameter(p, x) for p in (scale, zero_point, input_bit_width, output_scale, output_bit_width)),
         signed=bool(signed),
         narrow=bool(narrow),
         rounding_mode=resolve_rounding_mode(rounding_mode),
+        gradient=resolve_gradient(gradient, "Trunc", TRUNC_GRADIENTS),
     )
     return result
 
 
-@operator("Trunc", domain=QONNX_DOMAIN, since_version=1, on_numbers=True)
+@operator("Trunc", domain=QONNX_DOMAIN, since_version=1, on_numbers=True, python_only=("gradient",))
 def trunc_v1(
     x: Tensor,
     scale: TensorLike,
@@ -185,6 +199,7 @@ def trunc_v1(
     output_bit_width: TensorLike,
     *,
     rounding_mode: str = "FLOOR",
+    gradient: Gradient = "ste",
 ) -> Tensor:
     """Returns x shifted right by input_bit_width - output_bit_width bits (QONNX Trunc, version 1).
 
@@ -198,19 +213,22 @@ def trunc_v1(
         input_bit_width: bits of x.
         output_bit_width: bits of the result.
         rounding_mode: see `resolve_rounding_mode`.
+        gradient: `ste` or `pass`, which are the same, since nothing is clamped.
 
     Returns:
         The shape of x; float32, or x's dtype where scale has the same.
 
     Raises:
         InvalidModelError: unknown rounding mode.
+        QonnxTorchError: a gradient that does not exist, or not for truncation.
 
     Source: QONNX 1.0.0, operator Trunc version 1. Gradient: straight-through.
 
     >>> trunc_v1(torch.tensor([-2.25]), 0.25, 0.0, 8, 6)
     tensor([-0.7500])
     """
-    result: Tensor = torch.ops.qonnx_torch.trunc_v1(
+    resolve_gradient(gradient, "Trunc", TRUNC_GRADIENTS)
+    result: Tensor = _implementation("trunc_v1", x)(
         x,
         *(_parameter(p, x) for p in (scale, zero_point, input_bit_width, output_bit_width)),
         rounding_mode=resolve_rounding_mode(rounding_mode),
@@ -223,6 +241,7 @@ def trunc_v1(
     domain=QONNX_DOMAIN,
     required=("has_inf", "has_nan", "has_subnormal", "saturation"),
     on_numbers=True,
+    python_only=("gradient",),
 )
 def float_quant(
     x: Tensor,
@@ -237,6 +256,7 @@ def float_quant(
     has_subnormal: bool = True,
     saturation: bool = True,
     rounding_mode: str = "ROUND",
+    gradient: Gradient = "ste",
 ) -> Tensor:
     """Returns x rounded to a minifloat grid (QONNX FloatQuant; always signed, always with subnormals).
 
@@ -256,15 +276,16 @@ def float_quant(
         has_subnormal: carried along; the reference does not use it.
         saturation: overflow becomes the largest value.
         rounding_mode: see `resolve_rounding_mode`.
+        gradient: `ste`, `pass` or `lsq`; see `qonnx_torch.ops.minifloat`.
 
     Returns:
         The shape of x; float32, or x's dtype where scale has the same.
 
     Raises:
         InvalidModelError: unknown rounding mode, or neither saturation nor has_inf nor has_nan.
+        QonnxTorchError: a gradient that does not exist, or not for minifloats.
 
     Source: QONNX 1.0.0, operator FloatQuant (the code, where it differs from the text).
-    Gradient: straight-through at the rounding, zero outside the clamped range.
 
     >>> float_quant(torch.tensor([0.3, 500.0, -1.0625]), 1.0, 4, 3, 7, 448.0).tolist()
     [0.3125, 448.0, -1.0]
@@ -273,13 +294,14 @@ def float_quant(
         raise InvalidModelError(
             "FloatQuant without saturation needs a value for overflow: set has_inf or has_nan, or saturation"
         )
-    result: Tensor = torch.ops.qonnx_torch.float_quant(
+    result: Tensor = _implementation("float_quant", x)(
         x,
         *(_parameter(p, x) for p in (scale, exponent_bit_width, mantissa_bit_width, exponent_bias, max_val)),
         has_inf=bool(has_inf),
         has_nan=bool(has_nan),
         saturation=bool(saturation),
         rounding_mode=resolve_rounding_mode(rounding_mode),
+        gradient=resolve_gradient(gradient, "FloatQuant", FLOAT_GRADIENTS),
     )
     return result
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
 from qonnx_torch.errors import InvalidModelError
+from qonnx_torch.ops.blocks import functions_apply
 
 __all__ = [
     "ROUNDING_MODES",
     "gradients_flow",
     "resolve_rounding_mode",
+    "round_in_place",
     "round_to_integer",
     "straight_through",
 ]
@@ -29,6 +32,13 @@ ROUNDING_MODES: dict[str, Callable[[Tensor], Tensor]] = {
     "HALF_DOWN": lambda x: torch.sign(x) * torch.ceil(torch.abs(x) - 0.5),
 }
 """Canonical mode -> float to integer-valued float."""
+
+_IN_PLACE: dict[str, Callable[[Tensor], Tensor]] = {
+    "ROUND": Tensor.round_,
+    "CEIL": Tensor.ceil_,
+    "FLOOR": Tensor.floor_,
+    "DOWN": Tensor.trunc_,
+}
 
 _ALIASES = {"HALF_EVEN": "ROUND", "ROUND_TO_ZERO": "DOWN"}
 
@@ -61,16 +71,33 @@ def gradients_flow() -> bool:
 
 
 def straight_through(value: Tensor, rounded: Tensor) -> Tensor:
-    """Returns `rounded`, bit for bit, with the gradient of `value`.
-
-    rounded + (value - value): the second term is an exact zero that carries the gradient. It takes the sign
-    of `rounded`, since -0.0 + 0.0 would be +0.0, and is 0 where value is infinite.
-    """
+    """Returns `rounded`, bit for bit, with the gradient of `value`; both have one shape and dtype."""
     if not gradients_flow():
         return rounded
+    if functions_apply():
+        result: Tensor = _StraightThrough.apply(value, rounded.detach())  # type: ignore[no-untyped-call]
+        return result
+    # rounded + (value - value): the second term is an exact zero that carries the gradient. It takes the sign
+    # of `rounded`, since -0.0 + 0.0 would be +0.0, and is 0 where value is infinite.
     constant = value.detach()
     zero = torch.where(torch.signbit(rounded), -(constant - value), value - constant)
     return rounded.detach() + torch.nan_to_num(zero, nan=0.0)
+
+
+class _StraightThrough(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, rounded: Tensor) -> Tensor:
+        return rounded.view_as(rounded)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return grad, None
+
+
+def round_in_place(x: Tensor, mode: str) -> Tensor:
+    """Rounds x to integers by a canonical mode, without a gradient; returns it."""
+    in_place = _IN_PLACE.get(mode)
+    return x.copy_(ROUNDING_MODES[mode](x)) if in_place is None else in_place(x)
 
 
 def round_to_integer(x: Tensor, mode: str) -> Tensor:

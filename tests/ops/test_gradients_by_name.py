@@ -15,8 +15,19 @@ from qonnx_torch.ops.quantizers import integer_bounds
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
-    from brevitas.core.function_wrapper import TensorClamp, TensorClampSte
-    from brevitas.core.quant import BinaryQuant, ClampedBinaryQuant, IntQuant
+    from brevitas.core.bit_width import BitWidthConst
+    from brevitas.core.function_wrapper import (
+        CeilSte,
+        FloatClamp,
+        FloorSte,
+        RoundSte,
+        TensorClamp,
+        TensorClampSte,
+    )
+    from brevitas.core.quant import BinaryQuant, ClampedBinaryQuant, IntQuant, TruncIntQuant
+    from brevitas.core.quant.float import FloatQuant
+    from brevitas.core.utils import StatelessBuffer
+    from brevitas.function.ops import compute_max_mantissa
 
 POINTS = 100_000
 
@@ -40,6 +51,16 @@ def gradients(function, *leaves: Tensor | float) -> tuple[Tensor, list[Tensor]]:
     return y.detach(), [torch.zeros_like(v) if v.grad is None else v.grad for v in leaves]
 
 
+def per_element(function, *leaves: Tensor | float) -> list[Tensor]:
+    """Returns the gradients of a reference, each in float64: every parameter's as a sum over its elements.
+
+    Each element gets parameters of its own, so that the reference itself adds nothing up.
+    """
+    x, *parameters = (torch.as_tensor(v, dtype=torch.float32) for v in leaves)
+    _, (dx, *found) = gradients(function, x, *(p.expand(x.shape) for p in parameters))
+    return [dx.double(), *(d.double().sum_to_size(p.shape) for d, p in zip(found, parameters, strict=True))]
+
+
 @pytest.mark.parametrize(("name", "clamp"), [("ste", TensorClamp), ("pass", TensorClampSte)])
 @pytest.mark.parametrize(("signed", "narrow"), [(True, False), (True, True), (False, False), (False, True)])
 @pytest.mark.parametrize(("scale", "zero_point"), [(0.25, 0.0), (0.3, 0.0), (0.1, 2.0), (0.05, -3.25)])
@@ -52,14 +73,21 @@ def test_equals_brevitas(
     def ours(x: Tensor, s: Tensor, z: Tensor, b: Tensor) -> Tensor:
         return ops.quant(x, s, z, b, signed=signed, narrow=narrow, one_bit=False, gradient=name)
 
+    def reference(x: Tensor, s: Tensor, z: Tensor, b: Tensor) -> Tensor:
+        return theirs(s, z, b, x)
+
     x = values(scale, zero_point)
     y, found = gradients(ours, x, scale, zero_point, bits)
-    expected_y, expected = gradients(lambda x, s, z, b: theirs(s, z, b, x), x, scale, zero_point, bits)
+    expected_y, expected = gradients(reference, x, scale, zero_point, bits)
     assert torch.equal(y, expected_y)
-    for label, a, b in zip(("x", "scale", "zero point"), found, expected, strict=False):
-        assert torch.equal(a, b), label
-    # The bit width's is one sum over all values, added up in another order.
-    torch.testing.assert_close(found[3], expected[3], rtol=1e-4, atol=1e-2)
+    assert torch.equal(found[0], expected[0])
+    # The parameters' are sums of Brevitas' summands, to a float32 rounding unit of the size of the summands.
+    exact = per_element(reference, x, scale, zero_point, bits)
+    weights = torch.linspace(-1, 2, len(x)).abs().double()
+    magnitude = (weights * ((y / scale).abs() + (x / scale).abs())).sum()
+    assert abs(found[1] - exact[1]) <= 2**-23 * magnitude
+    assert abs(found[2] - exact[2]) <= 2**-23 * (weights * scale).sum()
+    assert abs(found[3] - exact[3]) <= 2**-23 * (weights * scale * math.log(2) * 2**bits).sum()
 
 
 class Scaling(torch.nn.Module):
@@ -129,6 +157,118 @@ def test_forward_is_the_same_under_every_name(name: str) -> None:
         expected = ops.quant(x, 0.3, 0.5, 3, signed=True, rounding_mode="FLOOR")
     found = ops.quant(x.requires_grad_(), 0.3, 0.5, 3, signed=True, rounding_mode="FLOOR", gradient=name)
     assert torch.equal(found.detach().view(torch.int32), expected.view(torch.int32))
+
+
+class MaxMantissa(torch.nn.Module):
+    """What Brevitas' FloatQuant wants as compute_max_mantissa."""
+
+    def forward(self, mantissa_bits: Tensor) -> Tensor:
+        return compute_max_mantissa(mantissa_bits)
+
+
+class GivenScale(torch.nn.Module):
+    """What Brevitas' FloatQuant wants as scaling_impl: gives back the scale under test."""
+
+    def __init__(self, scale: Tensor) -> None:
+        super().__init__()
+        self.scale = scale
+
+    def forward(self, x: Tensor, threshold: Tensor | None) -> Tensor:
+        return self.scale
+
+
+@pytest.mark.parametrize(("name", "clamp"), [("ste", TensorClamp), ("pass", TensorClampSte)])
+@pytest.mark.parametrize("scale", [1.0, 0.25, 0.3])
+@pytest.mark.parametrize(
+    ("exponent", "mantissa", "bias", "limit"),
+    [(4, 3, 7, 448.0), (5, 2, 15, 57344.0), (3, 2, 3, 28.0), (2, 1, 1, 6.0)],
+)
+def test_float_quant_equals_brevitas(
+    name: str, clamp: type, scale: float, exponent: int, mantissa: int, bias: int, limit: float
+) -> None:
+    def reference(x: Tensor, s: Tensor) -> Tensor:
+        theirs = FloatQuant(
+            signed=True,
+            exponent_bit_width_impl=BitWidthConst(exponent),
+            mantissa_bit_width_impl=BitWidthConst(mantissa),
+            exponent_bias_impl=StatelessBuffer(torch.tensor(float(bias))),
+            float_clamp_impl=FloatClamp(clamp(), signed=True, max_available_float=limit),
+            input_view_impl=Same(),
+            compute_max_mantissa=MaxMantissa(),
+            scaling_impl=GivenScale(s),
+        )
+        return theirs(x)[0]
+
+    def ours(x: Tensor, s: Tensor) -> Tensor:
+        return ops.float_quant(x, s, exponent, mantissa, bias, limit, gradient=name)
+
+    generator = torch.Generator().manual_seed(1)
+    decades = torch.pow(10, torch.empty(POINTS).uniform_(-5, 1, generator=generator)) * limit / 5 * scale
+    half_steps = torch.arange(-64, 65) / 16 * scale  # ties, of several exponents
+    edge = torch.linspace(0.9, 1.2, 301) * limit * scale
+    x = torch.cat([values(scale), decades, -decades, half_steps, edge, -edge])
+    y, found = gradients(ours, x, scale)
+    expected_y, expected = gradients(reference, x, scale)
+    assert torch.equal(y, expected_y)
+    assert torch.equal(found[0], expected[0])
+    exact = per_element(reference, x, scale)
+    magnitude = (torch.linspace(-1, 2, len(x)).double().abs() * ((y / scale).abs() + (x / scale).abs())).sum()
+    assert abs(found[1] - exact[1]) <= 2**-22 * magnitude
+
+
+@pytest.mark.parametrize(("name", "clamp"), [("ste", TensorClamp), ("pass", TensorClampSte)])
+@pytest.mark.parametrize("mode", ["FLOOR", "ROUND", "CEIL"])
+@pytest.mark.parametrize(("signed", "narrow"), [(True, False), (True, True), (False, False)])
+@pytest.mark.parametrize(("scale", "zero_point"), [(0.25, 0.0), (0.3, 0.0), (0.1, 3.0)])
+def test_trunc_equals_brevitas(
+    name: str, clamp: type, mode: str, signed: bool, narrow: bool, scale: float, zero_point: float
+) -> None:
+    rounding = {"FLOOR": FloorSte, "ROUND": RoundSte, "CEIL": CeilSte}[mode]()
+    theirs = TruncIntQuant(
+        rounding, BitWidthConst(4), narrow_range=narrow, tensor_clamp_impl=clamp()
+    )  # TruncMsbScaling: drops 8 - 4 bits, so that the scale grows by 16
+
+    def reference(x: Tensor, s: Tensor) -> Tensor:
+        return theirs(x, s, torch.tensor(zero_point), torch.tensor(8.0), torch.tensor(signed))[0]
+
+    def ours(x: Tensor, s: Tensor) -> Tensor:
+        return ops.trunc(
+            x, s, zero_point, 8, s * 16, 4, signed=signed, narrow=narrow, rounding_mode=mode, gradient=name
+        )
+
+    x = torch.cat([values(scale, zero_point) * 16, values(scale, zero_point)])
+    y, found = gradients(ours, x, scale)
+    expected_y, expected = gradients(reference, x, scale)
+    assert torch.equal(y, expected_y)
+    torch.testing.assert_close(found[0], expected[0], rtol=2**-23, atol=0)  # one rounding unit
+    exact = per_element(reference, x, scale)
+    magnitude = (torch.linspace(-1, 2, len(x)).double().abs() * ((y / scale).abs() + (x / scale).abs())).sum()
+    assert abs(found[1] - exact[1]) <= 2**-22 * magnitude
+
+
+@pytest.mark.parametrize("name", ["lsq", "pact"])
+def test_gradients_that_make_no_sense_are_refused(name: str) -> None:
+    x = torch.zeros(1)
+    for operator, call in {
+        "Trunc": lambda: ops.trunc(x, 1.0, 0.0, 8, 4.0, 6, gradient=name),
+        "Trunc ": lambda: ops.trunc_v1(x, 1.0, 0.0, 8, 6, gradient=name),
+    }.items():
+        with pytest.raises(
+            QonnxTorchError, match=f"'{name}' is not defined for {operator.strip()}; choose ste or pass"
+        ):
+            call()
+    if name == "pact":
+        with pytest.raises(
+            QonnxTorchError, match="'pact' is not defined for FloatQuant; choose ste or pass or lsq"
+        ):
+            ops.float_quant(x, 1.0, 4, 3, 7, 448.0, gradient=name)
+
+
+@pytest.mark.parametrize("name", ["ste", "pass"])
+def test_the_first_trunc_knows_both_names(name: str) -> None:
+    x = values(0.25)
+    _, (dx,) = gradients(lambda x: ops.trunc_v1(x, 0.25, 0.0, 8, 6, gradient=name), x)
+    torch.testing.assert_close(dx, torch.linspace(-1, 2, len(x)) / 4, rtol=2**-23, atol=0)
 
 
 def test_unknown_names_are_refused() -> None:

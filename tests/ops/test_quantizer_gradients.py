@@ -95,27 +95,30 @@ def test_bipolar_quant() -> None:
 
 @pytest.mark.parametrize("mode", ["FLOOR", "ROUND", "CEIL"])
 @pytest.mark.parametrize(("output_scale", "zero_point"), [(1.0, 0.0), (0.9, 1.0)])
-def test_trunc(mode: str, output_scale: float, zero_point: float) -> None:
-    # y = round(x/s + z), t = 2^round(log2(o/s)), r = mode(clamp(y/t)), out = (r - z/t) o; the roundings have
-    # slope 1, so dt/do = t/o and dt/ds = -t/s. With n = -z/t:
-    # Inside:  d/dx = o/(s t)   d/ds = o/(s t) (y - z - x/s)    d/dz = 0      d/do = r + n - (y - z)/t
-    # Outside: d/dx = 0         d/ds = o/(s t) (-z)             d/dz = -o/t   d/do = r + n + z/t = r
+@pytest.mark.parametrize("name", ["ste", "pass"])
+def test_trunc(mode: str, output_scale: float, zero_point: float, name: str) -> None:
+    # y = round(x/s + z), t = 2^round(log2(o/s)), r = mode(y/t), out = (clamp(r) - z/t) o; the roundings have
+    # slope 1, so dt/do = t/o and dt/ds = -t/s. With n = -z/t, and c = clamp(r):
+    # Inside:  d/dx = o/(s t)   d/ds = o/(s t) (y - z - x/s)    d/dz = 0      d/do = c + n - (y - z)/t
+    # Outside: d/dx = 0         d/ds = o/(s t) (-z)             d/dz = -o/t   d/do = c + n + z/t = c
+    # where `ste` is inside for r in [lo, hi], so up to t (1 - 1/t) beyond hi under FLOOR, and `pass` always.
     scale, x = 0.25, values(0.5)
 
     def trunc(x: Tensor, s: Tensor, z: Tensor, o: Tensor) -> Tensor:
-        return ops.trunc(x, s, z, 8.0, o, 4.0, rounding_mode=mode)
+        return ops.trunc(x, s, z, 8.0, o, 4.0, rounding_mode=mode, gradient=name)
 
     dx, ds, dz, do = gradients(trunc, scale, zero_point, output_scale, x=x)
     t = 2.0 ** round(math.log2(output_scale / scale))
     y = torch.round(x / scale + zero_point)
-    inside = (y / t <= 7) & (y / t >= -8)
-    r = ROUNDING_MODES[mode]((y / t).clamp(-8, 7))
+    r = ROUNDING_MODES[mode](y / t)
+    inside = ((r <= 7) & (r >= -8)) if name == "ste" else torch.ones_like(x, dtype=torch.bool)
+    c = r.clamp(-8, 7)
     ratio = output_scale / (scale * t)
     assert_close(dx, inside * ratio)
     expected = torch.where(inside, y - zero_point - x / scale, torch.tensor(-zero_point)) * ratio
     assert_close(ds, expected.sum(), rtol=1e-4, atol=1e-2)
     assert_close(dz, -output_scale / t * (~inside).sum(), rtol=1e-5, atol=1e-4)
-    assert_close(do, torch.where(inside, r - y / t, r).sum(), rtol=1e-4, atol=1e-2)
+    assert_close(do, torch.where(inside, c - y / t, c).sum(), rtol=1e-4, atol=1e-2)
 
 
 def test_trunc_v1() -> None:
@@ -129,21 +132,52 @@ def test_trunc_v1() -> None:
     assert_close(dz, torch.tensor(scale * (1 / 4 - 1) * len(x)))
 
 
-def test_float_quant() -> None:
-    # y = x/s, q = step round(y/step), out = clamp(q) s.
-    # Inside: d/dx = 1, d/ds = q - x/s, d/d limit = 0; outside: 0, +-limit and +-s.
-    scale, limit = 0.5, 12.0
-    x = torch.cat([values(0.5), torch.tensor([6.1, 6.3, -6.1, -6.3])])  # around the limit: 12 s = 6
+def float_values() -> Tensor:
+    """Values of every exponent, also below the smallest, and around the limit: 12 s = 6."""
+    small = torch.tensor([0.0, 1e-4, -3e-4, 0.0021, -0.0079])
+    return torch.cat([values(0.5), small, torch.tensor([6.1, 6.3, -6.1, -6.3])])
+
+
+@pytest.mark.parametrize("name", ["ste", "pass"])
+def test_float_quant(name: str) -> None:
+    # y = x/s, e = max(floor(log2 |y|), 1 - bias), t = 2^(e - m), r = round(y/t), q = t r, out = clamp(q) s.
+    # The roundings have slope 1, so above the subnormals d e/dy = 1/(y ln 2), d t/dy = t/y and
+    #   dq/dy = r t/y + t d(y/t)/dy = q/y + 1 - y/y = q/y,      below them d t/dy = 0 and dq/dy = 1.
+    # Inside (|q| <= limit; `pass`: everywhere):
+    #   d/dx = dq/dy    d/ds = q - y dq/dy (0 above the subnormals)    d/d limit = 0
+    # Outside: 0, +-limit and +-s; `pass` has clamp(q) - y dq/dy for d/ds, and no d/d limit.
+    scale, limit, x = 0.5, 12.0, float_values()
 
     def float_quant(x: Tensor, s: Tensor, limit: Tensor) -> Tensor:
-        return ops.float_quant(x, s, 4, 3, 7, limit)
+        return ops.float_quant(x, s, 4, 3, 7, limit, gradient=name)
 
     dx, ds, d_limit = gradients(float_quant, scale, limit, x=x)
-    q = ops.float_quant(x, scale, 4, 3, 7, 1e9) / scale
+    y = x / scale
+    q = ops.float_quant(x, scale, 5, 3, 7, 1e9) / scale  # one more bit of exponent: without a limit
+    slope = torch.where(y.abs() >= 2.0**-6, q / y, 1.0)
     inside = q.abs() <= limit
+    if name == "pass":
+        assert_close(dx, slope, rtol=1e-6, atol=0)
+        assert_close(ds, (q.clamp(-limit, limit) - y * slope).sum(), rtol=1e-5, atol=1e-3)
+        assert d_limit == 0
+        return
+    assert_close(dx, inside * slope, rtol=1e-6, atol=0)
+    expected = torch.where(inside, q - y * slope, torch.sign(x) * limit)
+    assert_close(ds, expected.sum(), rtol=1e-5, atol=1e-3)
+    assert_close(d_limit, (torch.sign(x) * scale)[~inside].sum())
+
+
+def test_float_quant_lsq() -> None:
+    # The step is a constant: inside (|y| < limit) d/dx = 1 and d/ds = q - y, outside 0 and +-limit.
+    scale, limit, x = 0.5, 12.0, float_values()
+    dx, ds, d_limit = gradients(
+        lambda x, s, limit: ops.float_quant(x, s, 4, 3, 7, limit, gradient="lsq"), scale, limit, x=x
+    )
+    y = x / scale
+    q = ops.float_quant(x, scale, 5, 3, 7, 1e9) / scale  # one more bit of exponent: without a limit
+    inside = y.abs() < limit
     assert torch.equal(dx, inside.float())
-    expected = torch.where(inside, q - x / scale, torch.sign(x) * limit)
-    assert_close(ds, expected.sum(), rtol=1e-4, atol=1e-2)
+    assert_close(ds, torch.where(inside, q - y, torch.sign(x) * limit).sum(), rtol=1e-4, atol=1e-2)
     assert_close(d_limit, (torch.sign(x) * scale)[~inside].sum())
 
 

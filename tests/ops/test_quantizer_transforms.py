@@ -69,7 +69,8 @@ def test_forward_mode_equals_reverse_mode(op, parameters, attributes) -> None:
     y, tangent = torch.func.jvp(f, (X,), (torch.ones_like(X),))
     assert torch.equal(y, f(X))
     grad = torch.func.grad(lambda x: f(x).sum())(X)  # elementwise, so the Jacobian is diagonal
-    assert torch.equal(tangent, grad)
+    # A minifloat's slope q / y comes of a product; its two modes multiply in opposite order.
+    torch.testing.assert_close(tangent, grad, rtol=2**-21 if "float" in str(op) else 0, atol=0)
 
 
 @every_call
