@@ -26,6 +26,9 @@ class BatchNormalization(nn.Module):
         momentum: share of the old running statistics that stays (1 - torch's momentum).
         training_mode: 1 means that the file itself asks for batch statistics.
 
+    Attributes:
+        frozen: True computes also in `train()` as in `eval()`; set by `freeze` and `unfreeze`.
+
     Shape: (N, C, ...) -> the same. Source: ONNX BatchNormalization-15.
     """
 
@@ -36,6 +39,15 @@ class BatchNormalization(nn.Module):
         self.epsilon = epsilon
         self.momentum = momentum
         self.training_mode = training_mode
+        self.frozen = False
+
+    def freeze(self) -> None:
+        """Uses the running statistics in `train()` too, and updates them no more; scale and B still train."""
+        self.frozen = True
+
+    def unfreeze(self) -> None:
+        """Uses and updates the statistics of the batch in `train()` again."""
+        self.frozen = False
 
     def onnx_attributes(self) -> dict[str, Any]:
         """Returns epsilon, momentum and training_mode."""
@@ -44,12 +56,18 @@ class BatchNormalization(nn.Module):
     def forward(self, X: Tensor, scale: Tensor, B: Tensor, input_mean: Tensor, input_var: Tensor) -> Any:
         """Returns the normalized X; with training_mode 1 also the new running mean and variance."""
         return self._function(
-            X, scale, B, input_mean, input_var, **self.onnx_attributes(), update_statistics=self.training
+            X,
+            scale,
+            B,
+            input_mean,
+            input_var,
+            **self.onnx_attributes(),
+            update_statistics=self.training and not self.frozen,
         )
 
     def extra_repr(self) -> str:
-        """Shows epsilon and momentum."""
-        return f"epsilon={self.epsilon:g}, momentum={self.momentum:g}"
+        """Shows epsilon and momentum, and that it is frozen."""
+        return f"epsilon={self.epsilon:g}, momentum={self.momentum:g}" + (", frozen" if self.frozen else "")
 
 
 class BatchNormalizationChannelsLast(BatchNormalization):

@@ -1,73 +1,22 @@
-"""Quant, the uniform quantizer, and what all quantizer modules share: they own their parameters."""
+"""Quant, the uniform quantizer."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from qonnx_torch.errors import QonnxTorchError
-from qonnx_torch.nn.scales import ScaleTraining, StatisticsScale, make_scale
+from qonnx_torch.nn.quantizer import Parameter, Quantizer
+from qonnx_torch.nn.scales import ScaleTraining
 from qonnx_torch.ops.gradients import Gradient
-from qonnx_torch.ops.library import integer_bounds
-from qonnx_torch.ops.quantizers import quant
+from qonnx_torch.ops.quantizers import integer_bounds, quant
 from qonnx_torch.ops.rounding import resolve_rounding_mode, straight_through
 from qonnx_torch.registry import REGISTRY
 
-__all__ = ["Parameter", "Quant", "Quantizer"]
-
-Parameter = Tensor | float | int | None
-
-
-class Quantizer(nn.Module):
-    """Base of the quantizers: owned parameters are buffers, absent ones arrive as inputs of `forward`.
-
-    `parameter_names` are the ONNX inputs after x, in order. A parameter given as None is computed elsewhere
-    in the graph and passed to `forward` at its position; all others live here, under their names.
-    """
-
-    parameter_names: ClassVar[tuple[str, ...]] = ()
-
-    def _own(self, **parameters: Parameter) -> None:
-        for name, value in parameters.items():
-            if value is not None and not isinstance(value, Tensor):
-                value = torch.tensor(float(value))
-            self.register_buffer(name, value)
-
-    def _resolve(self, *given: Tensor | None) -> list[Tensor]:
-        values = []
-        padded = [*given, *[None] * (len(self.parameter_names) - len(given))]
-        for name, value in zip(self.parameter_names, padded, strict=True):
-            owned = getattr(self, name)
-            if (owned is None) == (value is None):
-                reason = "is neither owned nor given" if value is None else "is owned and given at once"
-                raise ValueError(f"{type(self).__name__}: {name} {reason}")
-            values.append(owned if value is None else value)
-        return values
-
-    def onnx_attributes(self) -> dict[str, Any]:
-        """Returns the ONNX attributes of this quantizer, by ONNX name."""
-        raise NotImplementedError
-
-    def current_parameters(self) -> dict[str, Tensor]:
-        """Returns the parameters as they stand, by name, without those that are computed elsewhere.
-
-        What is learned in another form (a threshold, a logarithm) is given as the plain value it stands for.
-        """
-        owned = ((name, getattr(self, name)) for name in self.parameter_names)
-        return {name: value.detach() for name, value in owned if value is not None}
-
-    def extra_repr(self) -> str:
-        """Shows the owned scalars and the attributes."""
-        owned = ((n, getattr(self, n)) for n in self.parameter_names)
-        shown = [
-            f"{n}={v.item():g}" if v.numel() == 1 else f"{n}={tuple(v.shape)}"
-            for n, v in owned
-            if v is not None and not v.is_meta
-        ]
-        return ", ".join(shown + [f"{k}={v}" for k, v in self.onnx_attributes().items()])
+__all__ = ["Quant"]
 
 
 class Quant(Quantizer):
@@ -111,7 +60,6 @@ class Quant(Quantizer):
         self.signed = bool(signed)
         self.narrow = bool(narrow)
         self.rounding_mode = resolve_rounding_mode(rounding_mode)
-        self.scale_training: nn.Module | None = None
         self._one_bit: bool | None = None
         self._refresh_one_bit()
 
@@ -134,63 +82,44 @@ class Quant(Quantizer):
                 positive, or a learned bit width of a 1-bit quantizer.
         """
         current = self.current_parameters()
-        wanted = {"scale": scale, "zero_point": zero_point, "bit_width": bit_width}
+        wanted = {"zero_point": zero_point, "bit_width": bit_width}
         for name, kind in wanted.items():
-            if kind != "frozen" and name not in current:
-                raise QonnxTorchError(f"{name} is computed elsewhere in the graph; it cannot be {kind} here")
-        for name, kind in (("zero_point", zero_point), ("bit_width", bit_width)):
             if kind not in ("frozen", "learned"):
                 raise QonnxTorchError(f"{name} training {kind!r} does not exist; known: frozen, learned")
+            if kind == "learned" and name not in current:
+                raise QonnxTorchError(f"{name} is computed elsewhere in the graph; it cannot be learned here")
         if bit_width == "learned" and self._one_bit:
             raise QonnxTorchError("a bit width of 1 cannot be learned: one bit is another quantizer")
         if bit_width == "learned" and bool((current["bit_width"] % 1 != 0).any()):
             raise QonnxTorchError("only whole bit widths can be learned; round it first")
-        for name, value in current.items():
-            self._hold(name, value, learned=wanted[name] == "learned")
-        self.scale_training = None
-        if scale != "frozen":
-            threshold = self._threshold(current["bit_width"]) if "bit_width" in current else None
-            if threshold is None:
-                raise QonnxTorchError("the bit width is computed elsewhere; the scale's range is unknown")
-            self.scale_training = make_scale(scale, current["scale"], threshold)
+        super().train_parameters(scale=scale)
+        for name, kind in wanted.items():
+            if kind == "learned":
+                self._hold(name, current[name], learned=True)
 
-    def current_tensor(self, name: str) -> Tensor:
-        """Returns an owned parameter's own tensor. Raises QonnxTorchError where it is computed elsewhere."""
-        tensor = getattr(self, name)
-        if not isinstance(tensor, Tensor):
-            raise QonnxTorchError(f"{name} is computed elsewhere in the graph")
-        return tensor
-
-    def _hold(self, name: str, value: Tensor, *, learned: bool) -> None:
-        """Keeps an owned parameter as a buffer, or as an `nn.Parameter` where it is learned."""
-        delattr(self, name)
-        if learned:
-            floating = value if value.is_floating_point() else value.to(torch.float32)
-            self.register_parameter(name, nn.Parameter(floating.clone()))
-        else:
-            self.register_buffer(name, value.clone())
-
-    def _threshold(self, bit_width: Tensor) -> Tensor:
-        low, high = integer_bounds(bit_width, signed=self.signed, narrow=self.narrow)
+    def _threshold(self, *others: Tensor) -> Tensor:
+        _, bit_width = others
+        low, high = integer_bounds(_roomy(bit_width), signed=self.signed, narrow=self.narrow)
         threshold = -low if self.signed else high
         return threshold.reshape(()) if threshold.numel() == 1 else threshold
 
-    def current_parameters(self) -> dict[str, Tensor]:
-        """Returns scale, zero point and bit width as plain values, as far as they are owned."""
-        self._refresh_one_bit()  # the bit width may have been changed in place, which nothing announces
-        current = super().current_parameters()
-        if "bit_width" in current:
-            current["bit_width"] = self._whole_bits(current["bit_width"])
-        training = self.scale_training
-        if training is not None and not isinstance(training, StatisticsScale):
-            with torch.no_grad():
-                current["scale"] = training(current["scale"], self._threshold(current["bit_width"]))
-        return current
+    def integer_range(self) -> tuple[Tensor, Tensor]:
+        """Returns the smallest and largest integer. Raises QonnxTorchError without a bit width of its own."""
+        self.current_tensor("bit_width")
+        return integer_bounds(_roomy(self._owned()["bit_width"]), signed=self.signed, narrow=self.narrow)
 
-    def _whole_bits(self, bit_width: Tensor) -> Tensor:
-        if not isinstance(self.bit_width, nn.Parameter):
-            return bit_width
-        return straight_through(bit_width, torch.clamp_min(torch.round(bit_width.detach()), 2.0))
+    def _owned(self) -> dict[str, Tensor]:
+        self._refresh_one_bit()  # the bit width may have been changed in place, which nothing announces
+        owned = super()._owned()
+        if isinstance(self.bit_width, nn.Parameter):
+            owned["bit_width"] = _whole_bits(owned["bit_width"])
+        return owned
+
+    def _resolve(self, *given: Tensor | None) -> list[Tensor]:
+        scale, zero_point, bit_width = super()._resolve(*given)
+        if isinstance(self.bit_width, nn.Parameter):
+            bit_width = _whole_bits(bit_width)
+        return [scale, zero_point, _roomy(bit_width)]
 
     def _refresh_one_bit(self) -> None:
         # Read once, not in forward: a value read there would break graph capture and wait for the GPU.
@@ -227,18 +156,12 @@ class Quant(Quantizer):
         bit_width: Tensor | None = None,
     ) -> Tensor:
         """Returns x quantized and dequantized; pass exactly the parameters that the module does not own."""
-        s, z, b = self._resolve(scale, zero_point, bit_width)
-        b = self._whole_bits(b)
-        if self.scale_training is not None:
-            learned = self.scale_training(x, self._threshold(b))
-            if isinstance(self.scale_training, StatisticsScale):
-                s.copy_(learned.detach())  # what an export writes
-            s = learned
+        return self._run(x, scale, zero_point, bit_width)
+
+    def _quantize(self, x: Tensor, *parameters: Tensor) -> Tensor:
         return quant(
             x,
-            s,
-            z,
-            b,
+            *parameters,
             signed=self.signed,
             narrow=self.narrow,
             rounding_mode=self.rounding_mode,
@@ -249,6 +172,15 @@ class Quant(Quantizer):
 
     def _elements(self, x: Tensor) -> int:
         return x.numel() // max(1, x.shape[0]) if self.batched and x.dim() > 0 else x.numel()
+
+
+def _roomy(bit_width: Tensor) -> Tensor:
+    """Returns bits in a type that 2^bits does not overflow."""
+    return bit_width if bit_width.is_floating_point() else bit_width.to(torch.int64)
+
+
+def _whole_bits(bit_width: Tensor) -> Tensor:
+    return straight_through(bit_width, torch.clamp_min(torch.round(bit_width.detach()), 2.0))
 
 
 REGISTRY.add_module(quant, Quant)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from qonnx_torch.nn.quant import Parameter, Quantizer
-from qonnx_torch.ops.gradients import Gradient
+from qonnx_torch.nn.quantizer import Parameter, Quantizer
+from qonnx_torch.ops.gradients import FLOAT_GRADIENTS, TRUNC_GRADIENTS, Gradient
+from qonnx_torch.ops.minifloat import largest_float
 from qonnx_torch.ops.quantizers import bipolar_quant, float_quant, multi_threshold, trunc, trunc_v1
 from qonnx_torch.ops.rounding import resolve_rounding_mode
 from qonnx_torch.registry import REGISTRY
@@ -26,6 +28,7 @@ class BipolarQuant(Quantizer):
     """
 
     parameter_names = ("scale",)
+    statistic = "mean"
 
     def __init__(self, scale: Parameter = 1.0, *, gradient: Gradient = "pass") -> None:
         super().__init__()
@@ -38,7 +41,13 @@ class BipolarQuant(Quantizer):
 
     def forward(self, x: Tensor, scale: Tensor | None = None) -> Tensor:
         """Returns x binarized; pass scale exactly when the module does not own it."""
-        return bipolar_quant(x, *self._resolve(scale), gradient=self.gradient)
+        return self._run(x, scale)
+
+    def _quantize(self, x: Tensor, *parameters: Tensor) -> Tensor:
+        return bipolar_quant(x, *parameters, gradient=self.gradient)
+
+    def _threshold(self, *others: Tensor) -> Tensor:
+        return self.current_tensor("scale").new_ones((), dtype=torch.float32)
 
 
 class Trunc(Quantizer):
@@ -53,11 +62,13 @@ class Trunc(Quantizer):
         signed: whether the integers are signed.
         narrow: drop the lowest (signed) or highest (unsigned) integer.
         rounding_mode: as in `Quant`; FLOOR by default.
+        gradient: `ste` or `pass`; see `qonnx_torch.ops.truncation`. Free to be set later.
 
     Shape: any x -> the same shape. Source: QONNX 1.0.0, operator Trunc version 2; see `ops.trunc`.
     """
 
     parameter_names = ("scale", "zero_point", "input_bit_width", "output_scale", "output_bit_width")
+    gradients = TRUNC_GRADIENTS
 
     def __init__(
         self,
@@ -70,6 +81,7 @@ class Trunc(Quantizer):
         signed: bool = True,
         narrow: bool = False,
         rounding_mode: str = "FLOOR",
+        gradient: Gradient = "ste",
     ) -> None:
         super().__init__()
         self._own(
@@ -82,6 +94,7 @@ class Trunc(Quantizer):
         self.signed = bool(signed)
         self.narrow = bool(narrow)
         self.rounding_mode = resolve_rounding_mode(rounding_mode)
+        self.gradient: Gradient = gradient
 
     def onnx_attributes(self) -> dict[str, Any]:
         """Returns signed, narrow and rounding_mode."""
@@ -89,12 +102,16 @@ class Trunc(Quantizer):
 
     def forward(self, x: Tensor, *parameters: Tensor | None) -> Tensor:
         """Returns x truncated; pass exactly the parameters that the module does not own."""
+        return self._run(x, *parameters)
+
+    def _quantize(self, x: Tensor, *parameters: Tensor) -> Tensor:
         return trunc(
             x,
-            *self._resolve(*parameters),
+            *parameters,
             signed=self.signed,
             narrow=self.narrow,
             rounding_mode=self.rounding_mode,
+            gradient=self.gradient,
         )
 
 
@@ -107,11 +124,14 @@ class TruncV1(Quantizer):
         input_bit_width: bits of x.
         output_bit_width: bits of the result.
         rounding_mode: as in `Quant`; FLOOR by default.
+        gradient: `ste` or `pass`, which are the same here. Free to be set later.
 
     Shape: any x -> the same shape. Source: QONNX 1.0.0, operator Trunc version 1; see `ops.trunc_v1`.
     """
 
     parameter_names = ("scale", "zero_point", "input_bit_width", "output_bit_width")
+    gradients = TRUNC_GRADIENTS
+    switchable = False
 
     def __init__(
         self,
@@ -121,6 +141,7 @@ class TruncV1(Quantizer):
         output_bit_width: Parameter,
         *,
         rounding_mode: str = "FLOOR",
+        gradient: Gradient = "ste",
     ) -> None:
         super().__init__()
         self._own(
@@ -130,6 +151,7 @@ class TruncV1(Quantizer):
             output_bit_width=output_bit_width,
         )
         self.rounding_mode = resolve_rounding_mode(rounding_mode)
+        self.gradient: Gradient = gradient
 
     def onnx_attributes(self) -> dict[str, Any]:
         """Returns rounding_mode."""
@@ -137,7 +159,10 @@ class TruncV1(Quantizer):
 
     def forward(self, x: Tensor, *parameters: Tensor | None) -> Tensor:
         """Returns x truncated; pass exactly the parameters that the module does not own."""
-        return trunc_v1(x, *self._resolve(*parameters), rounding_mode=self.rounding_mode)
+        return self._run(x, *parameters)
+
+    def _quantize(self, x: Tensor, *parameters: Tensor) -> Tensor:
+        return trunc_v1(x, *parameters, rounding_mode=self.rounding_mode, gradient=self.gradient)
 
 
 class FloatQuant(Quantizer):
@@ -154,11 +179,13 @@ class FloatQuant(Quantizer):
         has_subnormal: carried along; no effect on values.
         saturation: overflow becomes the largest value.
         rounding_mode: as in `Quant`.
+        gradient: `ste`, `pass` or `lsq`; see `qonnx_torch.ops.minifloat`. Free to be set later.
 
     Shape: any x -> the same shape. Source: QONNX 1.0.0, operator FloatQuant; see `ops.float_quant`.
     """
 
     parameter_names = ("scale", "exponent_bit_width", "mantissa_bit_width", "exponent_bias", "max_val")
+    gradients = FLOAT_GRADIENTS
 
     def __init__(
         self,
@@ -173,6 +200,7 @@ class FloatQuant(Quantizer):
         has_subnormal: bool = True,
         saturation: bool = True,
         rounding_mode: str = "ROUND",
+        gradient: Gradient = "ste",
     ) -> None:
         super().__init__()
         self._own(
@@ -187,6 +215,7 @@ class FloatQuant(Quantizer):
         self.has_subnormal = bool(has_subnormal)
         self.saturation = bool(saturation)
         self.rounding_mode = resolve_rounding_mode(rounding_mode)
+        self.gradient: Gradient = gradient
 
     def onnx_attributes(self) -> dict[str, Any]:
         """Returns has_inf, has_nan, has_subnormal, saturation and rounding_mode."""
@@ -195,15 +224,23 @@ class FloatQuant(Quantizer):
 
     def forward(self, x: Tensor, *parameters: Tensor | None) -> Tensor:
         """Returns x rounded to the minifloat grid; pass exactly the parameters the module does not own."""
+        return self._run(x, *parameters)
+
+    def _quantize(self, x: Tensor, *parameters: Tensor) -> Tensor:
         return float_quant(
             x,
-            *self._resolve(*parameters),
+            *parameters,
             has_inf=self.has_inf,
             has_nan=self.has_nan,
             has_subnormal=self.has_subnormal,
             saturation=self.saturation,
             rounding_mode=self.rounding_mode,
+            gradient=self.gradient,
         )
+
+    def _threshold(self, *others: Tensor) -> Tensor:
+        exponent_bits, mantissa_bits, bias, max_val = others
+        return torch.minimum(largest_float(exponent_bits, mantissa_bits, bias), max_val).to(torch.float32)
 
 
 class MultiThreshold(Quantizer):
@@ -220,6 +257,7 @@ class MultiThreshold(Quantizer):
     """
 
     parameter_names = ("thresholds",)
+    switchable = False
 
     def __init__(
         self,
@@ -244,7 +282,10 @@ class MultiThreshold(Quantizer):
 
     def forward(self, x: Tensor, thresholds: Tensor | None = None) -> Tensor:
         """Returns the staircase; pass thresholds exactly when the module does not own them."""
-        return multi_threshold(x, *self._resolve(thresholds), **self.onnx_attributes())
+        return self._run(x, thresholds)
+
+    def _quantize(self, x: Tensor, *parameters: Tensor) -> Tensor:
+        return multi_threshold(x, *parameters, **self.onnx_attributes())
 
 
 for _function, _module in (

@@ -1,8 +1,9 @@
 """Parametrisations of a quantizer's scale: what is learned when a scale is trained.
 
-Each is a module whose `forward(x, threshold)` gives the scale; `threshold` is the integer that stands for the
-end of the range: -low for signed quantizers, high for unsigned ones. Every learned scale is kept at least
-1e-10, with gradient 1 also below (Brevitas' ScalarClampMinSte).
+Each is a module whose `forward(x, threshold)` gives the scale; `threshold` is the end of the range in units
+of the scale: -low for signed integers, high for unsigned ones, the largest value of a minifloat, 1 of a
+bipolar quantizer. Every learned scale is kept at least 1e-10, with gradient 1 also below (Brevitas'
+ScalarClampMinSte). What is learned is float32 (or wider), also where the scale itself is of half precision.
 """
 
 from __future__ import annotations
@@ -13,27 +14,31 @@ import torch
 from torch import Tensor, nn
 
 from qonnx_torch.errors import QonnxTorchError
-from qonnx_torch.ops.rounding import straight_through
+from qonnx_torch.ops.rounding import gradients_flow, straight_through
 
 __all__ = [
     "SCALE_TRAINING",
     "Log2Scale",
     "PowerOfTwoScale",
     "ScaleTraining",
+    "Statistic",
     "StatisticsScale",
     "StepScale",
     "ThresholdScale",
+    "kind_of",
     "make_scale",
 ]
 
 ScaleTraining = Literal["frozen", "step", "threshold", "log2", "power_of_two", "statistics"]
 SCALE_TRAINING: tuple[str, ...] = get_args(ScaleTraining)
+Statistic = Literal["max", "mean"]
 
 _SMALLEST = 1e-10
 
 
 def _positive(scale: Tensor) -> Tensor:
-    return straight_through(scale, torch.clamp_min(scale.detach(), _SMALLEST))
+    kept = torch.clamp_min(scale.detach(), _SMALLEST)
+    return kept + (scale - scale.detach()) if gradients_flow() else kept
 
 
 class StepScale(nn.Module):
@@ -95,21 +100,33 @@ class PowerOfTwoScale(nn.Module):
 
 
 class StatisticsScale(nn.Module):
-    """The scale follows the tensor (Brevitas' weights): max |x| / threshold, per slice of its shape."""
+    """The scale follows the tensor (Brevitas' weights): a statistic of |x| / threshold, per slice.
 
-    def __init__(self, scale: Tensor, threshold: Tensor) -> None:
+    Attributes:
+        statistic: `max`, or `mean`, which makes the error of a bipolar quantizer smallest (XNOR-Net,
+            Rastegari et al. 2016, arXiv:1603.05279, equation 6).
+        following: False keeps the scale that was last computed.
+    """
+
+    def __init__(self, scale: Tensor, threshold: Tensor, statistic: Statistic = "max") -> None:
         super().__init__()
         self.shape = scale.shape
+        self.statistic: Statistic = statistic
+        self.following = True
 
     def forward(self, x: Tensor, threshold: Tensor) -> Tensor:
-        """Returns max |x| over the dimensions where the scale has size 1, divided by threshold."""
+        """Returns the statistic over the dimensions where the scale has size 1, divided by threshold."""
         aligned = (1,) * (x.dim() - len(self.shape)) + tuple(self.shape)
         dims = [d for d, n in enumerate(aligned) if n == 1]
-        largest = torch.amax(torch.abs(x), dims, keepdim=True) if dims else torch.abs(x)
-        return _positive(largest.reshape(self.shape)) / threshold.to(x.dtype)
+        size = torch.abs(x)
+        if self.statistic == "mean":
+            size = torch.mean(_wide(size), dims, True) if dims else _wide(size)
+        else:
+            size = _wide(torch.amax(size, dims, True) if dims else size)
+        return _positive(size.reshape(self.shape)) / threshold.to(size.dtype)
 
 
-_KINDS: dict[str, type[nn.Module]] = {
+_KINDS: dict[ScaleTraining, type[nn.Module]] = {
     "step": StepScale,
     "threshold": ThresholdScale,
     "log2": Log2Scale,
@@ -118,11 +135,24 @@ _KINDS: dict[str, type[nn.Module]] = {
 }
 
 
-def make_scale(kind: str, scale: Tensor, threshold: Tensor) -> nn.Module | None:
+def kind_of(training: nn.Module) -> ScaleTraining:
+    """Returns the name of a parametrisation."""
+    return next(kind for kind, known in _KINDS.items() if type(training) is known)
+
+
+def make_scale(
+    kind: ScaleTraining, scale: Tensor, threshold: Tensor, statistic: Statistic = "max"
+) -> nn.Module | None:
     """Returns the parametrisation of a kind that starts at a scale; None for `frozen`.
 
+    Args:
+        kind: a name of `ScaleTraining`.
+        scale: any shape, positive.
+        threshold: end of the range in units of the scale, broadcastable to it.
+        statistic: what the kind `statistics` follows.
+
     Raises:
-        QonnxTorchError: no such kind, or a scale that is not positive.
+        QonnxTorchError: no such kind, or a scale or a threshold that is not positive.
     """
     if kind not in SCALE_TRAINING:
         raise QonnxTorchError(f"scale training {kind!r} does not exist; known: {', '.join(SCALE_TRAINING)}")
@@ -134,4 +164,10 @@ def make_scale(kind: str, scale: Tensor, threshold: Tensor) -> nn.Module | None:
         )
     if kind in ("threshold", "statistics") and not bool((threshold > 0).all()):
         raise QonnxTorchError(f"a range that ends at {threshold.max().item():g} leaves no scale to learn")
-    return _KINDS[kind](scale, threshold)
+    if kind == "statistics":
+        return StatisticsScale(scale, threshold, statistic)
+    return _KINDS[kind](_wide(scale.detach()), threshold)
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    return tensor if tensor.dtype is torch.float64 else tensor.to(torch.float32)
