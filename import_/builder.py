@@ -13,6 +13,7 @@ from torch import fx, nn
 import qonnx_torch.nn as qnn
 from qonnx_torch.errors import InvalidModelError, QonnxTorchError, UnsupportedModelError
 from qonnx_torch.names import identifier, parameter_paths
+from qonnx_torch.nn.tracing import RepresentationTracer
 from qonnx_torch.ops import as_tensor
 from qonnx_torch.ops.shape import shape, size
 from qonnx_torch.ordering import label, sorted_nodes
@@ -30,20 +31,10 @@ from .dialects import OperatorSets
 from .forms import attributes_of, check_form
 from .legacy import Literal, NodeForm, modernize
 
-__all__ = ["OnnxTracer", "build"]
+__all__ = ["build"]
 
 _SMALL = 4096
 """Constants up to this many elements are followed through computations of shapes."""
-
-
-class OnnxTracer(fx.Tracer):
-    """Re-traces an imported module (unpickling does) without computing on its buffers."""
-
-    proxy_buffer_attributes = True
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        """Quantizers and the other stateful operators stay whole."""
-        return type(m).__module__.startswith(qnn.__name__) or super().is_leaf_module(m, module_qualified_name)
 
 
 def build(model: ModelProto) -> fx.GraphModule:
@@ -60,7 +51,7 @@ class _Builder:
     def __init__(self, model: ModelProto) -> None:
         self.model = model
         self.sets = OperatorSets(model)
-        self.graph = fx.Graph(tracer_cls=OnnxTracer)
+        self.graph = fx.Graph(tracer_cls=RepresentationTracer)
         self.root = nn.Module()
         self.constants: dict[str, Constant] = {}
         self.values: dict[str, fx.Node] = {}

@@ -1,0 +1,271 @@
+"""The tracer: runs a module's own code, and writes each torch call as ONNX operators as it happens."""
+
+from __future__ import annotations
+
+import inspect
+import operator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from qonnx_torch.lowering.emitter import Emitter, NotLoweredError
+from qonnx_torch.lowering.modules import MODULES, arguments_of
+from qonnx_torch.lowering.table import FUNCTIONS, METHODS
+from qonnx_torch.nn.tracing import RepresentationTracer
+from qonnx_torch.registry import REGISTRY
+
+__all__ = ["LoweringTracer"]
+
+_IN_PLACE = {
+    operator.iadd: "add",
+    operator.isub: "sub",
+    operator.imul: "mul",
+    operator.itruediv: "truediv",
+    operator.ipow: "pow",
+}
+_PROPERTIES = frozenset({"shape", "ndim", "dtype", "device", "T", "mT", "is_cuda", "requires_grad"})
+
+
+class _Value(fx.Proxy):
+    """A value while the module's code runs: its rank, dtype and all sizes but the batch are plain numbers."""
+
+    def __getattr__(self, k: str) -> Any:
+        if k in _PROPERTIES:
+            return self.tracer.create_proxy("call_function", getattr, (self, k), {})
+        return super().__getattr__(k)
+
+    def __iadd__(self, other: Any) -> Any:
+        return self._in_place(operator.iadd, other)
+
+    def __isub__(self, other: Any) -> Any:
+        return self._in_place(operator.isub, other)
+
+    def __imul__(self, other: Any) -> Any:
+        return self._in_place(operator.imul, other)
+
+    def __itruediv__(self, other: Any) -> Any:
+        return self._in_place(operator.itruediv, other)
+
+    def _in_place(self, function: Any, other: Any) -> Any:
+        return self.tracer.create_proxy("call_function", function, (self, other), {})
+
+    def __len__(self) -> int:
+        size = self.tracer.create_proxy("call_method", "size", (self, 0), {})
+        if isinstance(size, fx.Proxy):
+            raise fx.proxy.TraceError("the length of a tensor along its batch is not known while tracing")
+        return int(size)
+
+    def __iter__(self) -> Iterator[Any]:
+        get = self.tracer.create_proxy
+        return iter([get("call_function", operator.getitem, (self, i), {}) for i in range(len(self))])
+
+
+class LoweringTracer(RepresentationTracer):
+    """Traces one module on example inputs; `emitter` holds what comes out.
+
+    Args:
+        examples: one per positional argument of `forward`; tensors become graph inputs.
+        batch_sizes: sizes of the leading dimension to try, see `Emitter`; empty to keep the examples' own.
+    """
+
+    def __init__(self, examples: Sequence[Any], batch_sizes: Sequence[int]) -> None:
+        super().__init__()
+        self.examples = examples
+        self.batch_sizes = batch_sizes
+        self.emitter: Emitter
+        self.training: dict[nn.Module, bool] = {}
+
+    def lower(self, root: nn.Module) -> None:
+        """Traces a module as it computes in `eval()`."""
+        self.training = {m: m.training for m in root.modules()}
+        self.trace(root.eval())
+
+    # -- hooks of fx -------------------------------------------------------------------------------
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        """Lowers modules of torch and of `qonnx_torch.nn` as one; traces through all others."""
+        return type(m) in MODULES or super().is_leaf_module(m, module_qualified_name)
+
+    def create_args_for_root(
+        self, root_fn: Any, is_module: bool, concrete_args: Any = None
+    ) -> tuple[Any, list[Any]]:
+        """Makes the graph inputs; parameters of `forward` without an example keep their defaults."""
+        root = self.root
+        assert isinstance(root, nn.Module)
+        names = (n for n, _ in (*root.named_parameters(), *root.named_buffers()))
+        self.emitter = Emitter(self.graph, max(1, len(self.batch_sizes)), names)
+        positional: list[Any] = [root]
+        for name, example in zip(_names(root_fn, len(self.examples)), self.examples, strict=True):
+            if isinstance(example, Tensor):
+                node = self.emitter.placeholder(name, self._fakes_of(example))
+                positional.append(self.proxy(node))
+            else:
+                positional.append(example)
+        return root_fn, positional
+
+    def _fakes_of(self, example: Tensor) -> tuple[Tensor, ...]:
+        first = next(e for e in self.examples if isinstance(e, Tensor))
+        batched = example.dim() > 0 and first.dim() > 0 and example.shape[0] == first.shape[0]
+        sizes: Sequence[int | None] = self.batch_sizes or (None,)
+        shapes = [(n, *example.shape[1:]) if batched and n is not None else example.shape for n in sizes]
+        return tuple(self.emitter.fake(s, example) for s in shapes)
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        """Wraps a node for the module's code."""
+        return _Value(node, self)
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        """Hands out parameters as nodes, except to a module that is being evaluated."""
+        if self.emitter.evaluating:
+            return attr_val
+        return super().getattr(attr, attr_val, parameter_proxy_cache)
+
+    def call_module(
+        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Lowers a module or traces through it; runs it where it is being evaluated."""
+        return (
+            forward(*args, **kwargs)
+            if self.emitter.evaluating
+            else super().call_module(m, forward, args, kwargs)
+        )
+
+    def create_arg(self, a: Any) -> Any:
+        """Returns what stands for a value in the graph; tensors made by the module's code become buffers."""
+        if isinstance(a, fx.Proxy):
+            return a.node
+        if isinstance(a, Tensor):
+            return self._tensor(a)
+        if type(a) in (tuple, list, torch.Size):
+            return (list if type(a) is list else tuple)(self.create_arg(v) for v in a)
+        if isinstance(a, dict):
+            return {k: self.create_arg(v) for k, v in a.items()}
+        if isinstance(a, slice):
+            return slice(*(self.create_arg(v) for v in (a.start, a.stop, a.step)))
+        return a
+
+    def create_proxy(
+        self,
+        kind: str,
+        target: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        name: str | None = None,
+        type_expr: Any = None,
+        proxy_factory_fn: Any = None,
+    ) -> Any:
+        """Writes a call as ONNX operators; returns its value for the module's code to go on with."""
+        if kind == "get_attr":
+            return self._wrap(self._tensor(self._attribute(target)))
+        result = self._lower(kind, target, self.create_arg(args), self.create_arg(kwargs))
+        if self._mutates(kind, target, kwargs) and type(args[0]) is _Value and isinstance(result, fx.Node):
+            args[0].node = result  # whoever holds the value reads the new one from here on
+            return args[0]
+        return self._wrap(result)
+
+    # -- lowering ----------------------------------------------------------------------------------
+
+    def _wrap(self, value: Any) -> Any:
+        if isinstance(value, fx.Node):
+            return self.proxy(value)
+        if type(value) in (tuple, list):
+            return type(value)(self._wrap(v) for v in value)
+        if isinstance(value, tuple):  # torch's named results
+            return type(value)([self._wrap(v) for v in value])
+        return value
+
+    def _attribute(self, path: str) -> Tensor:
+        owner, _, leaf = path.rpartition(".")
+        assert isinstance(self.root, nn.Module)
+        found = self.root.get_submodule(owner).__dict__
+        tensor = found["_parameters"].get(leaf)
+        result: Tensor = found["_buffers"][leaf] if tensor is None else tensor
+        return result
+
+    def _tensor(self, tensor: Tensor) -> fx.Node:
+        """Returns the node of a tensor: of the original's own name where it has one, else of a new buffer."""
+        assert isinstance(self.root, nn.Module)
+        for path, own in (*self.root.named_parameters(), *self.root.named_buffers()):
+            if own is tensor:
+                return self.emitter.attribute(path, tensor)
+        known = self.tensor_attrs.get(tensor)
+        if known is None:
+            known = self.tensor_attrs[tensor] = self.emitter.unique(f"constant_{len(self.tensor_attrs)}")
+        return self.emitter.attribute(known, tensor.detach())
+
+    def _mutates(self, kind: str, target: Any, kwargs: dict[str, Any]) -> bool:
+        if kind == "call_module":
+            assert isinstance(self.root, nn.Module)
+            return bool(getattr(self.root.get_submodule(target), "inplace", False))
+        if kind == "call_method":
+            return target.endswith("_") and not target.endswith("__")
+        name = getattr(target, "__name__", "")
+        in_place = name.endswith("_") and not name.endswith("__")
+        return target in _IN_PLACE or in_place or bool(kwargs.get("inplace"))
+
+    def _lower(self, kind: str, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        emitter = self.emitter
+        scope = self.scope.module_path
+        module = self.root.get_submodule(target) if kind == "call_module" else None
+        if module is not None:
+            name, path = target, target
+        else:
+            name = _IN_PLACE.get(target) or str(getattr(target, "__name__", target)).strip("_")
+            name, path = f"{scope}.{name}" if scope else name, None
+        owner = module if module is not None else self.root.get_submodule(scope)
+        with emitter.naming(name, path, training=self.training.get(owner, False)):
+            try:
+                return self._write(kind, target, module, args, kwargs)
+            except NotLoweredError as error:
+                reason = str(error)
+            if module is not None:
+                return emitter.keep(emitter.module(module, *args, **kwargs), reason)
+            if kind == "call_method":
+                return emitter.keep(emitter.method(target, *args, **kwargs), reason)
+            return emitter.keep(emitter.call(target, *args, **kwargs), reason)
+
+    def _write(
+        self, kind: str, target: Any, module: nn.Module | None, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        emitter = self.emitter
+        if module is not None and REGISTRY.of_target(type(module)) is not None:
+            return emitter.module(module, *args, **kwargs)
+        if kind == "call_function" and REGISTRY.of_target(target) is not None:
+            return emitter.call(target, *args, **kwargs)
+        if module is not None:
+            if type(module) not in MODULES:
+                raise NotLoweredError(f"{type(module).__name__} has no ONNX operator here")
+            function, own = MODULES[type(module)].function, arguments_of(module)
+            kwargs = {**kwargs, **{k: self.create_arg(v) for k, v in own.items()}}
+        else:
+            found = METHODS.get(target) if kind == "call_method" else _lookup(target)
+            if found is None:
+                raise NotLoweredError(f"{getattr(target, '__name__', target)} has no ONNX operator here")
+            function = found
+        try:
+            inspect.signature(function).bind(emitter, *args, **kwargs)
+        except TypeError as error:
+            raise NotLoweredError(str(error)) from None
+        return function(emitter, *args, **kwargs)
+
+
+def _lookup(target: Any) -> Callable[..., Any] | None:
+    try:
+        return FUNCTIONS.get(target)
+    except TypeError:  # unhashable
+        return None
+
+
+def _names(function: Any, count: int) -> list[str]:
+    """Returns the names of the first positional parameters of `forward`, after self."""
+    names: list[str] = []
+    for parameter in list(inspect.signature(function).parameters.values())[1:]:
+        if parameter.kind is parameter.VAR_POSITIONAL:
+            names += [f"{parameter.name}_{i}" for i in range(count - len(names))]
+        elif parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
+            names.append(parameter.name)
+    if len(names) < count:
+        raise TypeError(f"forward takes {len(names)} arguments, {count} example inputs were given")
+    return names[:count]
