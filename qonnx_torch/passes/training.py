@@ -1,22 +1,26 @@
-"""How the quantizers of a module train: their gradients, and what they learn."""
+"""How the quantizers of a module train: their gradients, what they learn, and at which rate."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from fnmatch import fnmatchcase
+from typing import Any, Literal
 
 from torch import fx, nn
 
 import qonnx_torch.nn as qnn
 from qonnx_torch.errors import QonnxTorchError
-from qonnx_torch.nn.scales import ScaleTraining, StatisticsScale
+from qonnx_torch.nn.scales import ScaleTraining
 from qonnx_torch.ops.gradients import Gradient, resolve_gradient
 from qonnx_torch.passes.constants import ConstantValues
 
 __all__ = [
     "QuantizerTraining",
     "TrainingConfig",
+    "configure_quantizer",
     "configure_training",
+    "parameter_groups",
     "quantizer_parameters",
     "update_statistics",
 ]
@@ -42,73 +46,127 @@ class QuantizerTraining:
 
 @dataclass(frozen=True, slots=True)
 class TrainingConfig:
-    """How the quantizers of a module train, those of weights and those of activations.
+    """How the quantizers of a module train: those of weights, of biases and of activations.
 
-    The defaults are the gradients of Brevitas' default quantizers, with nothing learned. A quantizer whose
-    parameters the graph computes, or that is no Quant, keeps what does not apply to it.
+    The defaults are the gradients of Brevitas' default quantizers, with nothing learned. What does not apply
+    to a quantizer leaves it as it is: a parameter that the graph computes learns through the graph, and Trunc
+    and MultiThreshold have no scale to learn.
 
     Attributes:
         weights: for quantizers of tensors that depend on no input.
         activations: for all others.
+        biases: for quantizers of weights of at most one dimension. Their scale is usually the product of an
+            input's and a weight's; it is left alone unless this says otherwise.
+        rules: quantizer name, with the wildcards of `fnmatch` -> what goes before all that; the last that
+            fits counts.
     """
 
     weights: QuantizerTraining = field(default_factory=lambda: QuantizerTraining(gradient="pass"))
     activations: QuantizerTraining = field(default_factory=QuantizerTraining)
+    biases: QuantizerTraining = field(default_factory=lambda: QuantizerTraining(gradient="pass"))
+    rules: Mapping[str, QuantizerTraining] = field(default_factory=dict)
 
 
 def configure_training(module: fx.GraphModule, config: TrainingConfig) -> None:
     """Applies a training configuration to every quantizer of a module, in place.
 
-    A Quant whose scale, zero point or bit width the graph computes learns through the graph instead.
-
     Raises:
-        QonnxTorchError: an unknown name, or a scale that cannot be trained.
+        QonnxTorchError: an unknown name, a rule that fits no quantizer, a gradient that a quantizer does not
+            have, or a scale that cannot be trained; the message names the quantizer.
     """
     constants = ConstantValues(module)
+    unused = set(config.rules)
     for node in module.graph.nodes:
-        if node.op != "call_module":
+        quantizer = module.get_submodule(str(node.target)) if node.op == "call_module" else None
+        if not isinstance(quantizer, qnn.Quantizer):
             continue
-        quantizer = module.get_submodule(str(node.target))
-        if not isinstance(quantizer, (qnn.Quant, qnn.BipolarQuant)):
-            continue
-        is_weight = constants.is_constant(node.all_input_nodes[0])
-        training = config.weights if is_weight else config.activations
-        resolve_gradient(training.gradient)
-        _refuse_what_cannot_learn(str(node.target), training, is_weight)
-        quantizer.gradient = training.gradient
-        if isinstance(quantizer, qnn.Quant):
-            quantizer.batched = not is_weight
-            owned = quantizer.current_parameters()
-            quantizer.train_parameters(
-                scale=training.scale if {"scale", "bit_width"} <= set(owned) else "frozen",
-                zero_point=training.zero_point if "zero_point" in owned else "frozen",
-                bit_width=training.bit_width if "bit_width" in owned else "frozen",
-            )
+        name = str(node.target)
+        source = node.all_input_nodes[0]
+        is_weight = constants.is_constant(source)
+        training = config.activations
+        if is_weight:
+            training = config.biases if constants.value(source).dim() <= 1 else config.weights
+        for pattern, rule in config.rules.items():
+            if fnmatchcase(name, pattern):
+                training = rule
+                unused.discard(pattern)
+        try:
+            configure_quantizer(quantizer, training, is_weight=is_weight)
+        except QonnxTorchError as error:
+            raise QonnxTorchError(f"quantizer {name}: {error}") from None
+    if unused:
+        raise QonnxTorchError(f"rules that fit no quantizer: {', '.join(sorted(unused))}")
 
 
-def _refuse_what_cannot_learn(name: str, training: QuantizerTraining, is_weight: bool) -> None:
+def configure_quantizer(quantizer: qnn.Quantizer, training: QuantizerTraining, *, is_weight: bool) -> None:
+    """Sets how one quantizer trains, in place. Raises QonnxTorchError where it cannot train so."""
+    resolve_gradient(training.gradient)
     if training.scale == "statistics" and not is_weight:
-        raise QonnxTorchError(
-            f"quantizer {name}: statistics are for weights; of an activation they would follow every batch"
-        )
+        raise QonnxTorchError("statistics are for weights; of an activation they would follow every batch")
     if training.bit_width == "learned" and training.gradient == "pass":
-        raise QonnxTorchError(f"quantizer {name}: the gradient 'pass' does not reach a learned bit width")
+        raise QonnxTorchError("the gradient 'pass' does not reach a learned bit width")
+    if training.gradient not in quantizer.gradients:
+        raise QonnxTorchError(
+            f"{type(quantizer).__name__} has no gradient {training.gradient!r}, only "
+            f"{', '.join(quantizer.gradients)}; give it a rule of its own (TrainingConfig.rules)"
+        )
+    if hasattr(quantizer, "gradient"):
+        quantizer.gradient = training.gradient
+    if isinstance(quantizer, qnn.Quant):
+        quantizer.batched = not is_weight
+        owned = quantizer.current_parameters()
+        quantizer.train_parameters(
+            scale=training.scale if {"scale", "bit_width"} <= set(owned) else "frozen",
+            zero_point=training.zero_point if "zero_point" in owned else "frozen",
+            bit_width=training.bit_width if "bit_width" in owned else "frozen",
+        )
+    elif isinstance(quantizer, (qnn.BipolarQuant, qnn.FloatQuant)):
+        owns_all = len(quantizer.current_parameters()) == len(quantizer.parameter_names)
+        quantizer.train_parameters(scale=training.scale if owns_all else "frozen")
 
 
 def update_statistics(module: fx.GraphModule) -> None:
     """Brings the scales that follow their weights up to date with them, as an export wants."""
     constants = ConstantValues(module)
     for node in module.graph.nodes:
-        if node.op == "call_module" and constants.is_constant(node):
-            quantizer = module.get_submodule(str(node.target))
-            if isinstance(quantizer, qnn.Quant) and isinstance(quantizer.scale_training, StatisticsScale):
-                constants.value(node)
+        quantizer = module.get_submodule(str(node.target)) if node.op == "call_module" else None
+        if isinstance(quantizer, qnn.Quantizer) and quantizer.scale_kind == "statistics":
+            source = node.all_input_nodes[0]
+            if constants.is_constant(source):
+                quantizer.update_statistics(constants.value(source))
 
 
 def quantizer_parameters(module: nn.Module) -> list[nn.Parameter]:
-    """Returns the learned scales, zero points and bit widths of a module, for a parameter group of their own.
-
-    They are usually trained without weight decay and with a learning rate of their own.
-    """
+    """Returns the learned scales, zero points and bit widths of a module, frozen ones too."""
     found = (p for m in module.modules() if isinstance(m, qnn.Quantizer) for p in m.parameters())
     return list(dict.fromkeys(found))
+
+
+def parameter_groups(
+    module: nn.Module, *, weight_decay: float = 0.0, quantizer_lr: float | None = None
+) -> list[dict[str, Any]]:
+    """Returns the parameters of a module in groups for any `torch.optim` optimizer.
+
+    The first group has everything but the quantizers' learned parameters, with the weight decay; the second,
+    where there are any, has those, without: decay would pull a scale towards 0, which is no neutral value.
+    Every parameter that takes a gradient is in one group, once; frozen ones are in none.
+
+    Args:
+        module: any module with quantizers in it.
+        weight_decay: of the first group.
+        quantizer_lr: learning rate of the second group; None leaves it to the optimizer's.
+
+    >>> quantizer = qnn.Quant(0.1, 0.0, 4)
+    >>> quantizer.train_parameters(scale="step")
+    >>> groups = parameter_groups(nn.Sequential(nn.Linear(2, 2), quantizer), weight_decay=1e-4)
+    >>> [(len(group["params"]), group["weight_decay"]) for group in groups]
+    [(2, 0.0001), (1, 0.0)]
+    """
+    learned = [p for p in quantizer_parameters(module) if p.requires_grad]
+    taken = set(learned)
+    others = [p for p in module.parameters() if p.requires_grad and p not in taken]
+    groups: list[dict[str, Any]] = [{"params": others, "weight_decay": weight_decay}] if others else []
+    if learned:
+        rate = {} if quantizer_lr is None else {"lr": quantizer_lr}
+        groups.append({"params": learned, "weight_decay": 0.0, **rate})
+    return groups

@@ -222,3 +222,80 @@ def test_set_bit_width_also_of_a_learned_one() -> None:
     quantizer.set_bit_width(4)
     assert quantizer(torch.linspace(-1, 1, 101)).unique().numel() <= 16
     assert quantizer.current_parameters()["bit_width"].tolist() == [4.0]
+
+
+# -- biases, rules, and quantizers that are no Quant -----------------------------------------------
+
+
+def test_biases_keep_their_scale_unless_told_otherwise() -> None:
+    """Their scale is the product of an input's and a weight's, which max |b| would replace."""
+    statistics = qt.QuantizerTraining(gradient="pass", scale="statistics")
+    bias = torch.nn.Parameter(torch.tensor([1.0, -3.0]))
+    graph = torch.fx.Graph()
+    owner = torch.nn.Module()
+    owner.bias, owner.quantizer = bias, qt.nn.Quant(0.25, 0.0, 8)
+    graph.output(graph.call_module("quantizer", (graph.get_attr("bias"),)))
+    module = torch.fx.GraphModule(owner, graph)
+    qt.configure_training(module, qt.TrainingConfig(weights=statistics))
+    assert owner.quantizer.scale_kind == "frozen"
+    qt.configure_training(module, qt.TrainingConfig(biases=statistics))
+    assert owner.quantizer.scale_kind == "statistics"
+
+
+def test_rules_by_name_go_before_the_rest() -> None:
+    step = qt.QuantizerTraining(gradient="lsq", scale="step")
+    frozen = qt.QuantizerTraining(gradient="pass")
+    rules = {"*weight*": step, "conv1*": frozen}
+    module = qt.import_model(MODEL, training=qt.TrainingConfig(rules=rules))
+    for name, quantizer in module.named_modules():
+        if isinstance(quantizer, qt.nn.Quant):
+            lsq = "weight" in name and not name.startswith("conv1")
+            expected = ("lsq", "step") if lsq else ("pass" if "weight" in name else "ste", "frozen")
+            assert (quantizer.gradient, quantizer.scale_kind) == expected
+    with pytest.raises(QonnxTorchError, match=r"rules that fit no quantizer: conv9\*"):
+        qt.configure_training(module, qt.TrainingConfig(rules={"*": frozen, "conv9*": step}))
+
+
+def test_a_gradient_that_a_quantizer_does_not_have_is_refused_by_name(models_folder: Path) -> None:
+    model = models_folder / "brevitas_conv_trunc.onnx"
+    lsq = qt.QuantizerTraining(gradient="lsq", scale="step")
+    with pytest.raises(
+        QonnxTorchError, match=r"quantizer .*[Tt]runc.*: Trunc has no gradient 'lsq', only ste, pass"
+    ):
+        qt.import_model(model, training=qt.TrainingConfig(activations=lsq))
+    rules = {"*Trunc*": qt.QuantizerTraining()}
+    module = qt.import_model(model, training=qt.TrainingConfig(activations=lsq, rules=rules))
+    assert {m.gradient for m in module.modules() if isinstance(m, qt.nn.Trunc)} == {"ste"}
+
+
+@pytest.mark.parametrize("name", ["brevitas_fp8", "brevitas_bipolar_mlp"])
+@pytest.mark.parametrize("kind", LEARNED)
+def test_scales_of_other_quantizers_are_learned_and_exported(
+    models_folder: Path, name: str, kind: str
+) -> None:
+    path = models_folder / f"{name}.onnx"
+    training = qt.QuantizerTraining(gradient="pass", scale=kind)
+    frozen = qt.QuantizerTraining()
+    module = qt.import_model(
+        path, training=qt.TrainingConfig(training, frozen if kind == "statistics" else training)
+    )
+    x = torch.from_numpy(np.load(models_folder / f"{name}.npz")["in0_s0"])
+    others = [m for m in module.modules() if isinstance(m, (qt.nn.FloatQuant, qt.nn.BipolarQuant))]
+    before = [q.current_parameters()["scale"].clone() for q in others]
+    if kind in ("step", "threshold"):
+        with torch.no_grad():
+            assert torch.equal(module(x), qt.import_model(path)(x))
+    optimizer = torch.optim.Adam(qt.parameter_groups(module), lr=1e-3)
+    for _ in range(2):
+        optimizer.zero_grad()
+        module(x).square().sum().backward()
+        optimizer.step()
+    learned = qt.quantizer_parameters(module)
+    assert len(learned) == (0 if kind == "statistics" else len(others))
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in learned)
+    if kind != "power_of_two":  # two small steps of an exponent need not reach the next one
+        after = [q.current_parameters()["scale"] for q in others]
+        assert any(not torch.equal(a, b) for a, b in zip(after, before, strict=True))
+    with torch.no_grad():
+        again = qt.import_model(qt.export_qonnx(module))
+        assert torch.equal(again(x), module.eval()(x))
