@@ -152,7 +152,7 @@ def _report(kind: str, kept: dict[fx.Node, str], graph: fx.Graph) -> None:
     left = [f"{n.meta['onnx'].name} ({kept[n]})" for n in graph.nodes if n in kept]
     if left:
         _LOGGER.warning(
-            "%s: %d calls stay as they are, and an export will refuse them: %s",
+            "%s: calls without a counterpart (%d) stay as they are, and an export refuses them: %s",
             kind,
             len(left),
             "; ".join(left),

@@ -176,6 +176,8 @@ def infer_shapes(module: fx.GraphModule, *args: Tensor) -> dict[str, ValueInfo]:
             parts: list[list[Any]] = [list(part) for part in zip(*results, strict=True)]
         else:
             parts = [results]
+        if any(isinstance(r, (tuple, list)) and any(isinstance(e, Tensor) for e in r) for (r, *_) in parts):
+            continue  # a torch module that gives nested tuples (LSTM) is no ONNX operator
         found = [_describe(part, symbols) for part in parts]
         node.meta["value_info"] = found[0] if len(found) == 1 else tuple(found)
         for name, info in zip(names, found, strict=False):

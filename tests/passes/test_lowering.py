@@ -536,3 +536,22 @@ def test_what_cannot_be_traced_is_refused(function: Callable[..., Any], message:
 def test_examples_are_needed() -> None:
     with pytest.raises(qt.UnsupportedModelError, match="at least one tensor"):
         trace(nn.ReLU(), ())
+
+
+class Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(4, 8, batch_first=True)
+        self.fc = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.lstm(x)[0][:, -1])
+
+
+def test_a_module_that_stays_runs_and_is_refused_by_name_in_an_export() -> None:
+    module, x = Recurrent().eval(), torch.randn(3, 5, 4)
+    traced = trace(module, torch.randn(2, 5, 4))
+    with torch.no_grad():
+        torch.testing.assert_close(traced(x), module(x))
+    with pytest.raises(qt.ExportError, match="lstm: a module of type LSTM has no ONNX operator"):
+        qt.export_qonnx(traced)
