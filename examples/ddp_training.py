@@ -63,6 +63,13 @@ def train(model: nn.Module, x: Tensor, y: Tensor, rank: int, processes: int) -> 
     return losses
 
 
+def train_together(x: Tensor, y: Tensor) -> tuple[fx.GraphModule, list[float]]:
+    """Trains one model in all processes of the group; returns it, and the losses of the whole batches."""
+    parallel = DistributedDataParallel(load())
+    losses = train(parallel, x, y, dist.get_rank(), dist.get_world_size())
+    return parallel.module, losses
+
+
 def main() -> None:
     """Trains in this process of a group, and in the first one compares with training alone."""
     torch.set_num_threads(1)
@@ -72,10 +79,7 @@ def main() -> None:
     x, x_test = (torch.from_numpy(data[k].astype(np.float32) / 16) for k in ("x_train", "x_test"))
     y, y_test = (torch.from_numpy(data[k].astype(np.int64)) for k in ("y_train", "y_test"))
 
-    parallel = DistributedDataParallel(load())
-    losses = train(parallel, x, y, rank, dist.get_world_size())
-    model = parallel.module
-
+    model, losses = train_together(x, y)
     for name, tensor in model.state_dict().items():
         first = tensor.clone()
         dist.broadcast(first, 0)
@@ -99,6 +103,10 @@ def main() -> None:
 if __name__ == "__main__":
     if "RANK" in os.environ:
         main()
+        # torch keeps gloo's threads alive behind DistributedDataParallel, and they can abort an interpreter that
+        # is ending (pytorch/pytorch#179291): leave without ending it.
+        sys.stdout.flush()
+        os._exit(0)
     else:
         torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={PROCESSES}"]
         command = [sys.executable, *torchrun, __file__]
