@@ -103,8 +103,8 @@ def main() -> None:
 if __name__ == "__main__":
     if "RANK" in os.environ:
         main()
-        # torch keeps gloo's threads alive behind DistributedDataParallel, and they can abort an interpreter that
-        # is ending (pytorch/pytorch#179291): leave without ending it.
+        # torch keeps gloo's threads alive behind DistributedDataParallel, and they can abort an interpreter
+        # that is ending (pytorch/pytorch#179291): leave without ending it.
         sys.stdout.flush()
         os._exit(0)
     else:
