@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Literal
 
 from torch import fx
 
+from qonnx_torch.nn import Quantizer
 from qonnx_torch.passes.training import TrainingConfig, configure_training
 
 from .batch import rebatch
@@ -47,10 +49,19 @@ def import_model(
     """
     if batch not in ("keep", "dynamic") and not (type(batch) is int and batch > 0):
         raise ValueError(f"batch must be 'keep', 'dynamic' or a positive number, not {batch!r}")
+    if training is not None and not isinstance(training, TrainingConfig):
+        raise TypeError(f"training must be a TrainingConfig, not {type(training).__name__}")
     proto = read_model(model)
     strip_known_functions(proto)
     if batch != "keep":
         proto = rebatch(proto, "batch" if batch == "dynamic" else batch)
     module = build(proto)
     configure_training(module, training or TrainingConfig())
+    if training is not None and not any(isinstance(m, Quantizer) for m in module.modules()):
+        warnings.warn(
+            "training was given, but the model has no quantizer that it could set (QuantizeLinear and "
+            "DequantizeLinear train nothing here)",
+            UserWarning,
+            stacklevel=2,
+        )
     return module

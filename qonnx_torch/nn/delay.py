@@ -5,7 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Delay"]
+__all__ = ["Delay", "may_count"]
+
+
+def may_count() -> bool:
+    """Returns whether a forward may write its buffers: not under torch.func, whose functions are pure."""
+    return torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is None
 
 
 class Delay(nn.Module):
@@ -13,7 +18,8 @@ class Delay(nn.Module):
 
     A step is a forward pass in `train()` with gradients enabled; `eval()` computes what training last did.
     The counter is a buffer: saved, moved and broadcast with the module, and never read by Python, so that
-    the module still compiles to one graph.
+    the module still compiles to one graph. Under torch.func nothing is counted. A forward that
+    `torch.utils.checkpoint` runs again in the backward counts again, and sees the step after its own.
 
     Args:
         steps: how many steps to let pass.
@@ -29,6 +35,6 @@ class Delay(nn.Module):
     def forward(self, x: Tensor, quantized: Tensor) -> Tensor:
         """Returns x while steps remain, else quantized; both branches stay in autograd's graph."""
         result = torch.where(self.remaining > 0, x, quantized)
-        if self.training and torch.is_grad_enabled():
+        if self.training and torch.is_grad_enabled() and may_count():
             self.remaining.sub_(1).clamp_(min=0)
         return result

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -74,8 +75,11 @@ class Quant(Quantizer):
 
         Args:
             scale: `frozen`, `step`, `threshold`, `log2`, `power_of_two` or `statistics`; see `nn.scales`.
-            zero_point: `learned` makes it a parameter.
+            zero_point: `learned` makes it a parameter, rounded to whole numbers (straight-through), so that 0
+                stays on the grid.
             bit_width: `learned` makes it a parameter, rounded to whole bits (straight-through), at least 2.
+                Another bit halves the steps of a range that stays where the scale is a `threshold` or of
+                `statistics`, else it doubles the range of steps that stay.
 
         Raises:
             QonnxTorchError: an unknown kind, a parameter that is computed elsewhere, a scale that is not
@@ -90,15 +94,22 @@ class Quant(Quantizer):
                 raise QonnxTorchError(f"{name} is computed elsewhere in the graph; it cannot be learned here")
         if bit_width == "learned" and self._one_bit:
             raise QonnxTorchError("a bit width of 1 cannot be learned: one bit is another quantizer")
-        if bit_width == "learned" and bool((current["bit_width"] % 1 != 0).any()):
-            raise QonnxTorchError("only whole bit widths can be learned; round it first")
+        for name, kind in wanted.items():
+            if kind == "learned" and bool((current[name] % 1 != 0).any()):
+                what = name.replace("_", " ")
+                raise QonnxTorchError(f"only whole {what}s can be learned; round it first")
+        known = {name: getattr(self, name, None) for name in wanted}
         super().train_parameters(scale=scale)
         for name, kind in wanted.items():
             if kind == "learned":
-                self._hold(name, current[name], learned=True)
+                parameter = known[name]
+                self._learn(name, current[name], parameter if isinstance(parameter, nn.Parameter) else None)
+        self.unfreeze()
 
     def _threshold(self, *others: Tensor) -> Tensor:
         _, bit_width = others
+        if self.signed and self._one_bit:
+            return torch.ones((), device=bit_width.device)  # +-1, also where narrow
         low, high = integer_bounds(_roomy(bit_width), signed=self.signed, narrow=self.narrow)
         threshold = -low if self.signed else high
         return threshold.reshape(()) if threshold.numel() == 1 else threshold
@@ -113,12 +124,16 @@ class Quant(Quantizer):
         owned = super()._owned()
         if isinstance(self.bit_width, nn.Parameter):
             owned["bit_width"] = _whole_bits(owned["bit_width"])
+        if isinstance(self.zero_point, nn.Parameter):
+            owned["zero_point"] = torch.round(owned["zero_point"])
         return owned
 
     def _resolve(self, *given: Tensor | None) -> list[Tensor]:
         scale, zero_point, bit_width = super()._resolve(*given)
         if isinstance(self.bit_width, nn.Parameter):
             bit_width = _whole_bits(bit_width)
+        if isinstance(self.zero_point, nn.Parameter):
+            zero_point = straight_through(zero_point, torch.round(zero_point.detach()))
         return [scale, zero_point, _roomy(bit_width)]
 
     def _refresh_one_bit(self) -> None:
@@ -171,7 +186,7 @@ class Quant(Quantizer):
         )
 
     def _elements(self, x: Tensor) -> int:
-        return x.numel() // max(1, x.shape[0]) if self.batched and x.dim() > 0 else x.numel()
+        return math.prod(x.shape[1:]) if self.batched and x.dim() > 0 else x.numel()
 
 
 def _roomy(bit_width: Tensor) -> Tensor:

@@ -8,8 +8,15 @@ import torch
 from torch import Tensor, nn
 
 from qonnx_torch.errors import QonnxTorchError
-from qonnx_torch.nn.delay import Delay
-from qonnx_torch.nn.scales import ScaleTraining, Statistic, StatisticsScale, kind_of, make_scale
+from qonnx_torch.nn.delay import Delay, may_count
+from qonnx_torch.nn.scales import (
+    ScaleTraining,
+    Statistic,
+    StatisticsScale,
+    kind_of,
+    make_scale,
+    positive_in,
+)
 from qonnx_torch.ops.gradients import GRADIENTS, Gradient
 
 __all__ = ["Parameter", "Quantizer"]
@@ -82,7 +89,8 @@ class Quantizer(nn.Module):
         if training is not None and not isinstance(training, StatisticsScale):
             scale = current["scale"]
             with torch.no_grad():
-                current["scale"] = training(scale, self._owned_threshold(current)).to(scale.dtype)
+                learned = training(scale, self._owned_threshold(current))
+                current["scale"] = positive_in(learned, scale.dtype)
         return current
 
     def _owned(self) -> dict[str, Tensor]:
@@ -92,7 +100,8 @@ class Quantizer(nn.Module):
     def set_parameters(self, **values: Parameter) -> None:
         """Replaces owned parameters by new values; whatever is learned goes on being learned, from there.
 
-        Each keeps its dtype and device, and its shape where the value has one element. Learned tensors stay
+        Each keeps its dtype (unless an integer type cannot hold the value) and device, and its shape where
+        the value has one element. Learned tensors stay
         the same `nn.Parameter` while their shape is, so that an optimizer made before goes on.
 
         Args:
@@ -104,13 +113,15 @@ class Quantizer(nn.Module):
         updated = self.current_parameters()
         for name, value in values.items():
             own = self.current_tensor(name)
-            new = torch.as_tensor(value, device=own.device).detach().to(own.dtype)
+            new = torch.as_tensor(value, device=own.device).detach()
+            integers = not own.is_floating_point() and torch.equal(new, torch.round(new))
+            new = new.to(own.dtype if own.is_floating_point() or integers else torch.float32)
             updated[name] = new.expand(own.shape) if new.numel() == 1 else new
         # A change of the bit width moves the threshold; the scale of every kind starts again where it was.
         restarted = self._parametrised(self.scale_kind, updated)
         for name, new in updated.items():
             own = self.current_tensor(name)
-            if own.shape == new.shape:
+            if own.shape == new.shape and own.dtype == new.dtype:
                 with torch.no_grad():
                     own.copy_(new)
             elif isinstance(own, nn.Parameter):
@@ -131,6 +142,8 @@ class Quantizer(nn.Module):
     def train_parameters(self, *, scale: ScaleTraining = "frozen") -> None:
         """Chooses what is learned, from the values as they stand; can be called again at any time.
 
+        What was learned in the same form before stays the same `nn.Parameter`.
+
         Args:
             scale: `frozen`, `step`, `threshold`, `log2`, `power_of_two` or `statistics`; see `nn.scales`.
 
@@ -140,9 +153,14 @@ class Quantizer(nn.Module):
         """
         current = self.current_parameters()
         training = self._parametrised(scale, current)
+        if training is not None and not current["scale"].is_floating_point():
+            current["scale"] = current["scale"].to(torch.float32)  # what is learned is no integer
         for name, value in current.items():
-            self._hold(name, value, learned=False)
+            self._hold(name, value)
+        if training is not None and self.scale_training is not None and scale == self.scale_kind:
+            _take_over(self.scale_training, training)
         self.scale_training = training
+        self.unfreeze()
 
     def threshold(self) -> Tensor:
         """Returns the end of the range in units of the scale: scale * threshold is the largest magnitude.
@@ -171,14 +189,16 @@ class Quantizer(nn.Module):
         """Returns the end of the range in units of the scale, from the parameters after the scale."""
         raise QonnxTorchError(f"{type(self).__name__} has no scale that can be learned")
 
-    def _hold(self, name: str, value: Tensor, *, learned: bool) -> None:
-        """Keeps an owned parameter as a buffer, or as an `nn.Parameter` where it is learned."""
+    def _hold(self, name: str, value: Tensor) -> None:
+        """Keeps an owned parameter as a buffer."""
         delattr(self, name)
-        if learned:
-            floating = value if value.is_floating_point() else value.to(torch.float32)
-            self.register_parameter(name, nn.Parameter(floating.clone()))
-        else:
-            self.register_buffer(name, value.clone())
+        self.register_buffer(name, value.clone())
+
+    def _learn(self, name: str, value: Tensor, parameter: nn.Parameter | None) -> None:
+        """Keeps an owned parameter as an `nn.Parameter`, the given one where there is one."""
+        delattr(self, name)
+        floating = value if value.is_floating_point() else value.to(torch.float32)
+        self.register_parameter(name, nn.Parameter(floating.clone()) if parameter is None else parameter)
 
     def update_statistics(self, x: Tensor) -> None:
         """Brings a scale that follows its tensor up to date with x, as an export wants; others stay."""
@@ -257,10 +277,15 @@ class Quantizer(nn.Module):
         statistics = isinstance(training, StatisticsScale)
         if statistics and not training.following:
             return scale
-        learned: Tensor = training(x, self._threshold(*others)).to(scale.dtype)
-        if statistics:
+        learned = positive_in(training(x, self._threshold(*others)), scale.dtype)
+        if statistics and may_count():
             scale.copy_(learned.detach())  # what an export writes
         return learned
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if self.scale_training is not None:  # the scale that goes with what was learned, not the first one
+            destination[f"{prefix}scale"] = self.current_parameters()["scale"]
 
     def onnx_attributes(self) -> dict[str, Any]:
         """Returns the ONNX attributes of this quantizer, by ONNX name."""

@@ -27,6 +27,7 @@ __all__ = [
     "ThresholdScale",
     "kind_of",
     "make_scale",
+    "positive_in",
 ]
 
 ScaleTraining = Literal["frozen", "step", "threshold", "log2", "power_of_two", "statistics"]
@@ -36,9 +37,17 @@ Statistic = Literal["max", "mean"]
 _SMALLEST = 1e-10
 
 
-def _positive(scale: Tensor) -> Tensor:
-    kept = torch.clamp_min(scale.detach(), _SMALLEST)
+def _positive(scale: Tensor, smallest: float = _SMALLEST) -> Tensor:
+    kept = torch.clamp_min(scale.detach(), smallest)
     return kept + (scale - scale.detach()) if gradients_flow() else kept
+
+
+def positive_in(scale: Tensor, dtype: torch.dtype) -> Tensor:
+    """Returns a positive scale in a dtype, where it stays positive."""
+    if scale.dtype == dtype or not dtype.is_floating_point:
+        return scale
+    limits = torch.finfo(dtype)
+    return _positive(scale, max(_SMALLEST, limits.smallest_normal * limits.eps)).to(dtype)
 
 
 class StepScale(nn.Module):
@@ -122,8 +131,17 @@ class StatisticsScale(nn.Module):
         if self.statistic == "mean":
             size = torch.mean(_wide(size), dims, True) if dims else _wide(size)
         else:
-            size = _wide(torch.amax(size, dims, True) if dims else size)
+            size = _wide(_largest(size, dims) if dims else size)
         return _positive(size.reshape(self.shape)) / threshold.to(size.dtype)
+
+
+def _largest(size: Tensor, dims: list[int]) -> Tensor:
+    """Returns the maximum over dimensions; per channel, as in Brevitas, one of equals takes the gradient."""
+    if len(dims) == size.dim():
+        return torch.amax(size, dims, True)
+    kept = [d for d in range(size.dim()) if d not in dims]
+    rows = size.permute(*kept, *dims).flatten(len(kept))
+    return torch.max(rows, -1).values
 
 
 _KINDS: dict[ScaleTraining, type[nn.Module]] = {

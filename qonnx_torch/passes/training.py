@@ -49,8 +49,9 @@ class TrainingConfig:
     """How the quantizers of a module train: those of weights, of biases and of activations.
 
     The defaults are the gradients of Brevitas' default quantizers, with nothing learned. What does not apply
-    to a quantizer leaves it as it is: a parameter that the graph computes learns through the graph, and Trunc
-    and MultiThreshold have no scale to learn.
+    to a quantizer leaves it as it is: a parameter that the graph computes learns through the graph, Trunc and
+    MultiThreshold have no scale to learn, Trunc no gradient of LSQ. A rule that does not apply is refused.
+    Each quantizer learns for itself, also where the file has one constant for several.
 
     Attributes:
         weights: for quantizers of tensors that depend on no input.
@@ -83,46 +84,73 @@ def configure_training(module: fx.GraphModule, config: TrainingConfig) -> None:
         name = str(node.target)
         source = node.all_input_nodes[0]
         is_weight = constants.is_constant(source)
-        training = config.activations
-        if is_weight:
+        matching = [pattern for pattern in config.rules if fnmatchcase(name, pattern)]
+        unused -= set(matching)
+        if matching:
+            training = config.rules[matching[-1]]
+        elif is_weight:
             training = config.biases if constants.value(source).dim() <= 1 else config.weights
-        for pattern, rule in config.rules.items():
-            if fnmatchcase(name, pattern):
-                training = rule
-                unused.discard(pattern)
+        else:
+            training = config.activations
         try:
-            configure_quantizer(quantizer, training, is_weight=is_weight)
+            _check(training, is_weight)
+            applicable = training if matching else _applicable(quantizer, training)
+            configure_quantizer(quantizer, applicable, is_weight=is_weight)
         except QonnxTorchError as error:
             raise QonnxTorchError(f"quantizer {name}: {error}") from None
     if unused:
         raise QonnxTorchError(f"rules that fit no quantizer: {', '.join(sorted(unused))}")
 
 
-def configure_quantizer(quantizer: qnn.Quantizer, training: QuantizerTraining, *, is_weight: bool) -> None:
-    """Sets how one quantizer trains, in place. Raises QonnxTorchError where it cannot train so."""
+def _check(training: QuantizerTraining, is_weight: bool) -> None:
     resolve_gradient(training.gradient)
     if training.scale == "statistics" and not is_weight:
         raise QonnxTorchError("statistics are for weights; of an activation they would follow every batch")
     if training.bit_width == "learned" and training.gradient == "pass":
         raise QonnxTorchError("the gradient 'pass' does not reach a learned bit width")
+
+
+def _applicable(quantizer: qnn.Quantizer, training: QuantizerTraining) -> QuantizerTraining:
+    """Returns what of a training a quantizer can do; for the rest, what it does now or `frozen`."""
+    owned = quantizer.current_parameters()
+    learns_scale = isinstance(quantizer, (qnn.Quant, qnn.BipolarQuant, qnn.FloatQuant)) and (
+        {"scale", "bit_width"} <= set(owned)
+        if isinstance(quantizer, qnn.Quant)
+        else len(owned) == len(quantizer.parameter_names)
+    )
+    is_quant = isinstance(quantizer, qnn.Quant)
+    one_bit = is_quant and "bit_width" in owned and bool((owned["bit_width"] == 1).all())
+    return QuantizerTraining(
+        gradient=training.gradient
+        if training.gradient in quantizer.gradients
+        else getattr(quantizer, "gradient", "ste"),
+        scale=training.scale if learns_scale else "frozen",
+        zero_point=training.zero_point if is_quant and "zero_point" in owned else "frozen",
+        bit_width=training.bit_width if is_quant and "bit_width" in owned and not one_bit else "frozen",
+    )
+
+
+def configure_quantizer(quantizer: qnn.Quantizer, training: QuantizerTraining, *, is_weight: bool) -> None:
+    """Sets how one quantizer trains, in place. Raises QonnxTorchError where it cannot train so."""
+    _check(training, is_weight)
     if training.gradient not in quantizer.gradients:
         raise QonnxTorchError(
             f"{type(quantizer).__name__} has no gradient {training.gradient!r}, only "
-            f"{', '.join(quantizer.gradients)}; give it a rule of its own (TrainingConfig.rules)"
+            f"{', '.join(quantizer.gradients)}"
         )
     if hasattr(quantizer, "gradient"):
         quantizer.gradient = training.gradient
     if isinstance(quantizer, qnn.Quant):
         quantizer.batched = not is_weight
-        owned = quantizer.current_parameters()
         quantizer.train_parameters(
-            scale=training.scale if {"scale", "bit_width"} <= set(owned) else "frozen",
-            zero_point=training.zero_point if "zero_point" in owned else "frozen",
-            bit_width=training.bit_width if "bit_width" in owned else "frozen",
+            scale=training.scale, zero_point=training.zero_point, bit_width=training.bit_width
         )
-    elif isinstance(quantizer, (qnn.BipolarQuant, qnn.FloatQuant)):
-        owns_all = len(quantizer.current_parameters()) == len(quantizer.parameter_names)
-        quantizer.train_parameters(scale=training.scale if owns_all else "frozen")
+        return
+    if "learned" in (training.zero_point, training.bit_width):
+        raise QonnxTorchError(
+            f"{type(quantizer).__name__} has no zero point or bit width that can be learned"
+        )
+    quantizer.train_parameters(scale=training.scale)
 
 
 def update_statistics(module: fx.GraphModule) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import pickle
+import warnings
 
 import pytest
 import torch
@@ -328,3 +329,102 @@ def test_float32_under_autocast(name: str, kind: str) -> None:
     for ours, theirs in zip(quantizer.parameters(), wide.parameters(), strict=True):
         assert ours.grad.dtype is torch.float32
         torch.testing.assert_close(ours.grad, theirs.grad)
+
+
+@pytest.mark.parametrize("kind", ["step", "threshold", "log2", "statistics"])
+def test_an_integer_scale_becomes_a_float_when_it_is_learned(kind: str) -> None:
+    quantizer = qnn.Quant(torch.tensor(1), 0.0, 4)
+    quantizer.train_parameters(scale=kind)
+    x = torch.randn(100, requires_grad=True)
+    quantizer(x).square().sum().backward()
+    for parameter in quantizer.parameters():
+        assert parameter.grad is not None
+        with torch.no_grad():
+            parameter.mul_(0.7).sub_(0.1)
+    scale = quantizer.current_parameters()["scale"]
+    assert scale.is_floating_point()
+    assert 0 < scale < 1
+
+
+def test_set_parameters_widens_an_integer_scale_that_cannot_hold_the_value() -> None:
+    quantizer = qnn.Quant(torch.tensor(1), 0.0, 4)
+    quantizer.set_parameters(scale=2.0)
+    assert quantizer.scale.dtype == torch.int64
+    quantizer.set_parameters(scale=0.5)
+    assert quantizer.current_parameters()["scale"] == 0.5
+
+
+def test_statistics_per_channel_share_no_gradient_among_equals_as_in_brevitas() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import brevitas.nn as bnn
+        from brevitas.quant import Int8WeightPerTensorFloat
+
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randint(-8, 9, (6, 4, 3, 3), generator=generator) * 0.25  # many equal largest values
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        theirs = bnn.QuantConv2d(
+            4,
+            6,
+            3,
+            bias=False,
+            weight_quant=Int8WeightPerTensorFloat,
+            weight_bit_width=4,
+            weight_scaling_per_output_channel=True,
+        )
+        theirs.weight.data.copy_(weight)
+        direction = torch.randn(weight.shape, generator=generator)
+        (theirs.quant_weight().value * direction).sum().backward()
+    ours = qnn.Quant(torch.ones(6, 1, 1, 1), 0.0, 4, signed=True, narrow=True, gradient="pass")
+    ours.train_parameters(scale="statistics")
+    leaf = weight.clone().requires_grad_()
+    (ours(leaf) * direction).sum().backward()
+    torch.testing.assert_close(leaf.grad, theirs.weight.grad, rtol=1e-5, atol=1e-5)
+
+
+def test_an_empty_batch_leaves_lsq_finite() -> None:
+    quantizer = qnn.Quant(0.1, 0.0, 4, gradient="lsq")
+    quantizer.train_parameters(scale="step")
+    quantizer(torch.zeros(0, 8)).sum().backward()
+    assert next(quantizer.parameters()).grad == 0
+
+
+def test_a_half_precision_scale_stays_positive() -> None:
+    quantizer = qnn.Quant(torch.tensor(0.1, dtype=torch.float16), 0.0, 4)
+    quantizer.train_parameters(scale="step")
+    with torch.no_grad():
+        next(quantizer.parameters()).fill_(-1.0)
+    assert quantizer.current_parameters()["scale"] > 0
+    assert torch.isfinite(quantizer(torch.randn(5, dtype=torch.float16))).all()
+
+
+def test_a_learned_zero_point_stays_whole() -> None:
+    quantizer = qnn.Quant(0.1, 3.0, 4, signed=False)
+    quantizer.train_parameters(zero_point="learned")
+    with torch.no_grad():
+        quantizer.zero_point.sub_(0.4)
+    assert quantizer.current_parameters()["zero_point"] == 3
+    assert quantizer(torch.zeros(1)) == 0
+    quantizer(torch.full((4,), 9.0)).sum().backward()
+    torch.testing.assert_close(quantizer.zero_point.grad, torch.tensor(-0.4))  # -scale for each clipped value
+
+
+@pytest.mark.parametrize("narrow", [False, True])
+@pytest.mark.parametrize("kind", ["threshold", "statistics"])
+def test_one_signed_bit_learns_its_scale(kind: str, narrow: bool) -> None:
+    quantizer = qnn.Quant(0.25, 0.0, 1, narrow=narrow)
+    quantizer.train_parameters(scale=kind)
+    y = quantizer(torch.tensor([0.3, -0.1]))
+    assert torch.equal(y.abs(), torch.full((2,), 0.25 if kind == "threshold" else 0.3))
+
+
+def test_scales_of_statistics_work_under_torch_func() -> None:
+    quantizer = qnn.Quant(0.25, 0.0, 4, gradient="pass")
+    quantizer.train_parameters(scale="statistics")
+    x = torch.randn(3, 8)
+    found = torch.func.vmap(torch.func.grad(lambda row: quantizer(row).square().sum()))(x)
+    for row, gradient in zip(x, found, strict=True):
+        leaf = row.clone().requires_grad_()
+        quantizer(leaf).square().sum().backward()
+        torch.testing.assert_close(gradient, leaf.grad)

@@ -138,6 +138,17 @@ def test_lsq_formula(signed: bool, elements: int | None) -> None:
     torch.testing.assert_close(ds, (expected * weights).sum() * factor, rtol=1e-4, atol=1e-2)
 
 
+@pytest.mark.parametrize("transform", [torch.autograd.grad, None], ids=["autograd", "torch.func"])
+def test_lsq_of_an_empty_batch(transform) -> None:
+    # N = 0: nothing was quantized, so nothing of the loss depends on the scale.
+    def loss(s: Tensor) -> Tensor:
+        return ops.quant(torch.empty(0, 3), s, 0.0, 4, gradient="lsq", elements=0).sum()
+
+    scale = torch.tensor(0.3, requires_grad=True)
+    grad = torch.func.grad(loss)(scale.detach()) if transform is None else transform(loss(scale), scale)[0]
+    assert grad == 0
+
+
 def test_pact_formula() -> None:
     """Choi 2018: d/dx is 1 in [0, alpha); d/dalpha is 1 where x >= alpha; alpha = scale * (2^b - 1)."""
     scale, bits = 0.3, 2.0

@@ -174,6 +174,18 @@ def test_recomputed_equals_composed(name: str, layout: str) -> None:
         torch.testing.assert_close(a, b, rtol=1e-5, atol=2e-3)
 
 
+@pytest.mark.parametrize("name", OTHERS)
+def test_recomputed_where_x_is_broadcast(name: str) -> None:
+    function, parameters, attributes = OTHERS[name]
+    x, scale = values(300), parameters[0] * torch.tensor([[0.5], [1.0], [2.0]])
+    rest = [torch.tensor(float(p)) for p in parameters[1:]]
+    leaves = [x.requires_grad_(), scale.requires_grad_()]
+    found = torch.autograd.grad(function(*leaves, *rest, **attributes).sum(), leaves)
+    rows = [function(x, s, *rest, **attributes).sum() for s in scale]  # the same, a row at a time
+    for a, b in zip(found, torch.autograd.grad(sum(rows), leaves), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-4)
+
+
 @pytest.mark.parametrize("gradient", ops.GRADIENTS)
 def test_only_what_is_asked_for_gets_a_gradient(gradient: str) -> None:
     tensors = (values(4, 6, 5, 7), torch.tensor(0.3), torch.tensor(0.5), torch.tensor(BITS))
@@ -215,6 +227,16 @@ def test_the_backward_keeps_nothing_large_but_x(gradient: str, learned: bool) ->
     assert len(large) == (0 if gradient == "pass" and not learned else 1)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("name", ["quant", "bipolar"])
+def test_the_backward_keeps_half_precision_as_it_is(name: str, dtype: torch.dtype) -> None:
+    kept: list[Tensor] = []
+    x = values(300).to(dtype).requires_grad_()
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        SECOND[name if name == "bipolar" else "quant ste"](x, torch.tensor(0.3, dtype=dtype))
+    assert [t.data_ptr() for t in kept if t.numel() > 1] == [x.data_ptr()]
+
+
 @pytest.mark.parametrize("name", OTHERS)
 def test_the_recomputed_backward_keeps_x(name: str) -> None:
     function, parameters, attributes = OTHERS[name]
@@ -249,6 +271,35 @@ def test_second_derivatives_equal_those_of_torch_func(name: str) -> None:
 
     for a, b in zip(second, torch.func.grad(squares, argnums=(0, 1))(x, s), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", SECOND)
+@pytest.mark.parametrize("per_row", [False, True])
+def test_gradients_of_a_graph_equal_those_without(name: str, per_row: bool) -> None:
+    # create_graph takes the composed form; here also where x is broadcast to the scale's rows.
+    scale = torch.tensor([[0.2], [0.3], [0.7]]) if per_row else torch.tensor(0.3)
+    leaves = [values(200).requires_grad_(), scale.requires_grad_()]
+    plain = torch.autograd.grad(SECOND[name](*leaves).square().sum(), leaves)
+    with_graph = torch.autograd.grad(SECOND[name](*leaves).square().sum(), leaves, create_graph=True)
+    for a, b in zip(with_graph, plain, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("name", SECOND)
+def test_second_derivatives_in_half_precision(name: str, dtype: torch.dtype) -> None:
+    # All is computed in float32 from values that half precision holds, then rounded once to it.
+    halves = [values(200).to(dtype).requires_grad_(), torch.tensor(0.3, dtype=dtype, requires_grad=True)]
+    wide = [t.detach().float().requires_grad_() for t in halves]
+    results = []
+    for x, s in (halves, wide):
+        y = SECOND[name](x, s.float())
+        first = torch.autograd.grad((y * torch.cos(x.float())).sum(), (x, s), create_graph=True)
+        second = torch.autograd.grad(first[0].float().square().sum(), (x, s))
+        assert all(g.dtype == x.dtype for g in (*first, *second))
+        results.append((*first, *second))
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a.float(), b, rtol=4 * torch.finfo(dtype).eps, atol=0.02)
 
 
 @pytest.mark.parametrize("name", SECOND)

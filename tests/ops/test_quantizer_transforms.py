@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 
 import qonnx_torch.nn as qnn
 from qonnx_torch import ops
+from qonnx_torch.ops.rounding import round_to_integer
 
 NAMESPACE = torch.ops.qonnx_torch
 X = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0))
@@ -51,6 +52,14 @@ def test_opcheck(op, parameters, attributes, track) -> None:
     # All four parts apply: the schema, autograd, fake tensors and AOTAutograd with dynamic shapes.
     arguments = tuple(t.clone().requires_grad_(track) for t in (X, *parameters))
     torch.library.opcheck(op, arguments, attributes)
+
+
+@pytest.mark.parametrize("gradient", ops.GRADIENTS)
+@pytest.mark.parametrize("bits", [1.0, 4.0])
+def test_opcheck_of_a_learned_bit_width(gradient: str, bits: float) -> None:
+    # one_bit is not known beforehand, so compilers see both branches, and eager mode the one that is taken.
+    arguments = tuple(t.clone().requires_grad_() for t in (X, *scalars(0.1, 0.5, bits)))
+    torch.library.opcheck(NAMESPACE.quant.default, arguments, {**QUANT, "one_bit": None, "gradient": gradient})
 
 
 @every_call
@@ -128,6 +137,41 @@ def test_export_keeps_each_quantizer_as_one_node() -> None:
     assert [t for t in targets if "qonnx_torch" in str(t)] == OPERATORS
     for n in (1, 5, 9):
         assert torch.equal(program.module()(BATCH[:n].repeat(2, 1)), net(BATCH[:n].repeat(2, 1)))
+
+
+class LearnedPowers(nn.Module):
+    """Quantizes by a scale and a bit width that are rounded straight-through, outside of any operator."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.exponent = nn.Parameter(torch.tensor(-2.2))
+        self.bits = nn.Parameter(torch.tensor(2.9))
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale = torch.exp2(round_to_integer(self.exponent, "ROUND"))
+        return ops.quant(x, scale, 0.0, round_to_integer(self.bits, "ROUND"), one_bit=False)
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_export_keeps_straight_through_gradients_of_a_module(strict: bool) -> None:
+    x, module = 3 * X, LearnedPowers()
+    exported = torch.export.export(module, (x,), strict=strict).module()
+    expected, found = (m(x).square().sum() for m in (module, exported))
+    assert torch.equal(found, expected)
+    gradients = torch.autograd.grad(expected, (module.exponent, module.bits))
+    assert all(g != 0 for g in gradients)
+    again = torch.autograd.grad(found, [exported.get_parameter(n) for n in ("exponent", "bits")])
+    torch.testing.assert_close(again, gradients)
+
+
+@pytest.mark.parametrize("function", [LearnedPowers(), lambda x: round_to_integer(x, "ROUND")])
+def test_jit_trace_finds_one_graph_with_and_without_gradients(function) -> None:
+    # torch.jit.trace traces again under no_grad, and raises TracingCheckError where the graphs differ.
+    x = X.clone().requires_grad_()
+    traced = torch.jit.trace(function, (x,))
+    (grad,) = torch.autograd.grad(traced(x).sum(), x)
+    (expected,) = torch.autograd.grad(function(x).sum(), x)
+    assert torch.equal(grad, expected)
 
 
 def test_symbolic_tracing_keeps_each_quantizer_as_one_node() -> None:

@@ -178,8 +178,9 @@ def test_default_gradients_are_those_of_brevitas() -> None:
         (qt.nn.Quant(-1.0, 0, 4), {"scale": "log2"}, "only where it is positive"),
         (qt.nn.Quant(1.0, 0, 1), {"bit_width": "learned"}, "bit width of 1 cannot be learned"),
         (qt.nn.Quant(1.0, 0, 3.5), {"bit_width": "learned"}, "only whole bit widths can be learned"),
+        (qt.nn.Quant(1.0, 0.25, 4), {"zero_point": "learned"}, "only whole zero points can be learned"),
         (
-            qt.nn.Quant(1.0, 0, 1, narrow=True),
+            qt.nn.Quant(1.0, 0, 1, signed=False, narrow=True),
             {"scale": "threshold"},
             r"a range that ends at -?0 leaves no scale",
         ),
@@ -256,16 +257,60 @@ def test_rules_by_name_go_before_the_rest() -> None:
         qt.configure_training(module, qt.TrainingConfig(rules={"*": frozen, "conv9*": step}))
 
 
-def test_a_gradient_that_a_quantizer_does_not_have_is_refused_by_name(models_folder: Path) -> None:
+def test_what_does_not_apply_leaves_a_quantizer_alone_and_is_refused_of_a_rule(models_folder: Path) -> None:
     model = models_folder / "brevitas_conv_trunc.onnx"
     lsq = qt.QuantizerTraining(gradient="lsq", scale="step")
+    module = qt.import_model(model, training=qt.TrainingConfig(activations=lsq))
+    assert {m.gradient for m in module.modules() if isinstance(m, qt.nn.Trunc)} == {"ste"}
+    assert "lsq" in {m.gradient for m in module.modules() if isinstance(m, qt.nn.Quant)}
     with pytest.raises(
         QonnxTorchError, match=r"quantizer .*[Tt]runc.*: Trunc has no gradient 'lsq', only ste, pass"
     ):
-        qt.import_model(model, training=qt.TrainingConfig(activations=lsq))
-    rules = {"*Trunc*": qt.QuantizerTraining()}
-    module = qt.import_model(model, training=qt.TrainingConfig(activations=lsq, rules=rules))
-    assert {m.gradient for m in module.modules() if isinstance(m, qt.nn.Trunc)} == {"ste"}
+        qt.import_model(model, training=qt.TrainingConfig(rules={"*Trunc*": lsq}))
+
+
+def test_a_rule_for_a_scale_that_the_graph_computes_is_refused() -> None:
+    class Dynamic(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.quant = qt.nn.Quant(None, 0.0, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.quant(x, x.detach().abs().amax() / 7)
+
+    module = qt.trace(Dynamic(), torch.randn(2, 3))
+    step = qt.QuantizerTraining(scale="step")
+    qt.configure_training(module, qt.TrainingConfig(activations=step))
+    with pytest.raises(QonnxTorchError, match="quantizer quant: scale is computed elsewhere"):
+        qt.configure_training(module, qt.TrainingConfig(rules={"quant": step}))
+
+
+def test_a_new_configuration_keeps_the_parameters_that_stay() -> None:
+    module = load(gradient="lsq", scale="step", zero_point="learned")
+    before = {n: p for n, p in module.named_parameters() if "Quant" in n}
+    qt.freeze_quantizers(module)
+    both = qt.QuantizerTraining("ste", "step", "learned")
+    qt.configure_training(module, qt.TrainingConfig(both, both))
+    after = dict(module.named_parameters())
+    assert before
+    assert all(after[name] is parameter and parameter.requires_grad for name, parameter in before.items())
+
+
+def test_the_state_has_the_scale_that_goes_with_what_was_learned() -> None:
+    module = load(scale="threshold")
+    steps(module, 3)
+    plain = qt.import_model(MODEL, batch="dynamic")
+    plain.load_state_dict(module.state_dict(), strict=False)
+    x, _ = data()
+    with torch.no_grad():
+        assert torch.equal(plain.eval()(x), module.eval()(x))
+
+
+def test_training_that_can_set_nothing_is_said(models_folder: Path) -> None:
+    with pytest.warns(UserWarning, match="the model has no quantizer that it could set"):
+        qt.import_model(models_folder / "brevitas_mlp_qcdq.onnx", training=qt.TrainingConfig())
+    with pytest.raises(TypeError, match="training must be a TrainingConfig, not dict"):
+        qt.import_model(MODEL, training={})
 
 
 @pytest.mark.parametrize("name", ["brevitas_fp8", "brevitas_bipolar_mlp"])
