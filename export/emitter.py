@@ -287,6 +287,8 @@ class _Emitter:
             return slope
         aligned = self._fresh(f"{slope}_per_channel")
         axes = self._input(tuple(range(1, rank - 1)), f"{aligned}_axes")
+        info = self.infos.get(slope) or self._parameter_info(slope)
+        self.infos[aligned] = ValueInfo((*info.shape, *[1] * (rank - 2)), info.dtype)
         self.nodes.append(helper.make_node("Unsqueeze", [slope, axes], [aligned], name=aligned))
         return aligned
 

@@ -41,11 +41,10 @@ def restore(module: fx.GraphModule, provenance: Provenance) -> ModelProto:
     state = state_of(module)
     initializers = {i.name: i for i in model.graph.initializer}
     constants = {n.output[0]: n for n in model.graph.node if n.op_type == "Constant" and n.output}
-    quantizers = {
-        str(node.target): origin.index
-        for node, origin in zip(computing_nodes(module.graph), provenance.nodes, strict=True)
-        if node.op == "call_module"
-    }
+    quantizers: dict[str, list[int]] = {}
+    for node, place in zip(computing_nodes(module.graph), provenance.nodes, strict=True):
+        if node.op == "call_module":
+            quantizers.setdefault(str(node.target), []).append(place.index)
     taken = (
         set(initializers)
         | {o for n in model.graph.node for o in n.output}
@@ -123,10 +122,11 @@ def _set_constant(attribute: AttributeProto, tensor: torch.Tensor) -> None:
 
 
 def _repoint(
-    model: ModelProto, module: fx.GraphModule, quantizers: dict[str, int], path: str, name: str
+    model: ModelProto, module: fx.GraphModule, quantizers: dict[str, list[int]], path: str, name: str
 ) -> None:
     target, _, parameter = path.rpartition(".")
     quantizer = module.get_submodule(target)
     assert isinstance(quantizer, qnn.Quantizer)
     slot = 1 + quantizer.parameter_names.index(parameter)
-    model.graph.node[quantizers[target]].input[slot] = name
+    for index in quantizers[target]:
+        model.graph.node[index].input[slot] = name

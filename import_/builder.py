@@ -60,6 +60,7 @@ class _Builder:
         self.attributes: dict[str, fx.Node] = {}
         self.origins: dict[fx.Node, NodeOrigin] = {}
         self.module_names: set[str] = set()
+        self.quantizers: dict[str, tuple[type[Any], dict[str, Any]]] = {}
 
     def build(self) -> fx.GraphModule:
         graph = self.model.graph
@@ -118,12 +119,8 @@ class _Builder:
         if node is None:
             path = self.paths[constant.name]
             tensor = constant.tensor()
-            *scopes, leaf = path.split(".")
-            owner = self.root
-            for scope in scopes:
-                if scope not in owner._modules:
-                    owner.add_module(scope, nn.Module())
-                owner = owner.get_submodule(scope)
+            scope, _, leaf = path.rpartition(".")
+            owner = self._scope(scope)
             if tensor.is_floating_point() and constant.name not in self.statistics:
                 owner.register_parameter(leaf, nn.Parameter(tensor))
             else:
@@ -237,7 +234,9 @@ class _Builder:
                 args.append(None if value is None else value.value)
             elif slot in operator.static:
                 args.append(self._static(value, slot))
-            elif on_shapes and value in self.constants:
+            elif (on_shapes and value in self.constants) or (
+                slot in operator.numbers and value in self.constants and not self.constants[value].proto.dims
+            ):
                 args.append(self.constants[value].python())
             elif value in self.constants:
                 args.append(self._attribute(self.constants[value]))
@@ -282,7 +281,13 @@ class _Builder:
         module_class: type[Any],
         proto: NodeProto,
     ) -> fx.Node:
-        name = identifier(proto.name or proto.output[0], self.module_names, operator.op_type)
+        common = self._common_path(form, module_class)
+        x = self._tensor_value(form.inputs[0])
+        if common is not None and self.quantizers.get(common) == (module_class, form.attributes):
+            return self.graph.call_module(common, (x,))
+        if common in self.quantizers:
+            common = None
+        name = common or identifier(proto.name or proto.output[0], self.module_names, operator.op_type)
         owned: dict[str, torch.Tensor | None] = {}
         args: list[Any] = []
         for parameter, value in zip(module_class.parameter_names, form.inputs[1:], strict=True):
@@ -296,9 +301,31 @@ class _Builder:
                 args.append(self._tensor_value(value))
         while args and args[-1] is None:
             args.pop()
-        self.root.add_module(name, module_class(**owned, **form.attributes))
-        x = form.inputs[0]
-        return self.graph.call_module(name, (self._tensor_value(x), *args))
+        owner, _, leaf = name.rpartition(".")
+        self._scope(owner).add_module(leaf, module_class(**owned, **form.attributes))
+        if common and not args:
+            self.quantizers[common] = (module_class, form.attributes)
+        return self.graph.call_module(name, (x, *args))
+
+    def _common_path(self, form: NodeForm, module_class: type[Any]) -> str | None:
+        """Returns P where all constants of a quantizer are called P.scale, P.zero_point, ...; None else.
+
+        So they are called in what this package exports of a module of one's own, whose `state_dict` keys come
+        back with it; several nodes of one P are one quantizer, called several times.
+        """
+        names = zip(module_class.parameter_names, form.inputs[1:], strict=True)
+        own = {p: self.paths[v] for p, v in names if isinstance(v, str) and v in self.constants}
+        found = {path.removesuffix(f".{p}") if path.endswith(f".{p}") else "" for p, path in own.items()}
+        return found.pop() if len(found) == 1 and "" not in found else None
+
+    def _scope(self, path: str) -> nn.Module:
+        """Returns the module at a path, made where there is none."""
+        owner = self.root
+        for scope in path.split(".") if path else ():
+            if scope not in owner._modules:
+                owner.add_module(scope, nn.Module())
+            owner = owner.get_submodule(scope)
+        return owner
 
     def _tensor_value(self, value: str | Literal | None) -> fx.Node:
         if not isinstance(value, str):

@@ -18,6 +18,7 @@ __all__ = [
     "computing_nodes",
     "fingerprint",
     "provenance_of",
+    "replace_skeleton",
     "value_names",
 ]
 
@@ -117,9 +118,19 @@ def fingerprint(module: fx.GraphModule) -> str:
 
 def attach_provenance(module: fx.GraphModule, provenance: Provenance) -> None:
     """Stores provenance on a module so that it survives deepcopy and pickling."""
-    provenance = replace(provenance, fingerprint=fingerprint(module))
+    _store(module, replace(provenance, fingerprint=fingerprint(module)))
+
+
+def _store(module: fx.GraphModule, provenance: Provenance) -> None:
     setattr(module, _ATTRIBUTE, provenance)
     module.meta.setdefault(_PRESERVED, {})[_ATTRIBUTE] = provenance
+
+
+def replace_skeleton(module: fx.GraphModule, skeleton: bytes) -> None:
+    """Replaces what a module knows of its file beside the graph; that the graph has changed stays known."""
+    provenance = provenance_of(module)
+    assert provenance is not None
+    _store(module, replace(provenance, skeleton=skeleton))
 
 
 def provenance_of(module: nn.Module) -> Provenance | None:

@@ -51,6 +51,8 @@ class Operator:
         variadic: the last input may repeat (Concat, Sum, ...).
         attributes: attribute name -> default (`inspect.Parameter.empty` where required).
         static: inputs that must be known when the graph is built (a Reshape's shape, a Slice's starts).
+        numbers: inputs that are Python numbers where they are constant 0-d tensors (a Clip's bounds): they
+            are part of what the operator does, and nothing to be trained.
         on_shapes: also computes on Python ints, so it may stand in a Shape chain.
         outputs: number of outputs that are always there; None where it depends on the node (Split).
         required: attributes that a node must have, also where the function has a default.
@@ -65,6 +67,7 @@ class Operator:
     variadic: bool
     attributes: dict[str, Any]
     static: frozenset[str] = frozenset()
+    numbers: frozenset[str] = frozenset()
     on_shapes: bool = False
     outputs: int | None = 1
     required: frozenset[str] = frozenset()
@@ -156,6 +159,7 @@ def describe(
     op_type: str,
     since_version: int,
     static: tuple[str, ...] = (),
+    numbers: tuple[str, ...] = (),
     on_shapes: bool = False,
     outputs: int | None = 1,
     required: tuple[str, ...] = (),
@@ -184,6 +188,7 @@ def describe(
         variadic=variadic,
         attributes=attributes,
         static=frozenset(static),
+        numbers=frozenset(numbers),
         on_shapes=on_shapes,
         outputs=outputs,
         attribute_types=types,

@@ -60,6 +60,7 @@ def operator(
     domain: str = "",
     since_version: int = 1,
     static: tuple[str, ...] = (),
+    numbers: tuple[str, ...] = (),
     on_shapes: bool = False,
     outputs: int | None = 1,
     required: tuple[str, ...] = (),
@@ -77,6 +78,7 @@ def operator(
         domain: canonical operator domain.
         since_version: first operator set version with this behaviour.
         static: inputs that must be Python values when the graph is built.
+        numbers: inputs that are Python numbers where a file has constant 0-d tensors.
         on_shapes: the function also computes on Python ints (it may stand in a Shape chain). Without it,
             Python values that arrive at a tensor input become tensors first.
         outputs: number of outputs that are always there; None where it depends on the node.
@@ -116,6 +118,7 @@ def operator(
             op_type=op_type,
             since_version=since_version,
             static=static,
+            numbers=numbers,
             on_shapes=on_shapes,
             outputs=outputs,
             required=required,

@@ -17,17 +17,18 @@ __all__ = ["bipolar_quant"]
 def bipolar_quant(x: Tensor, scale: Tensor, *, gradient: str = "pass") -> Tensor:
     """Returns +scale where x >= 0, else -scale; `qonnx_torch.ops.bipolar_quant` describes the arguments."""
     carrier = promote(x, scale)
-    value, unit = x.to(carrier), scale.to(carrier)
+    unit = scale.to(carrier)
     if not functions_apply():
-        result = binarize(value, unit, gradient) * unit
-    elif torch.is_grad_enabled() and (value.requires_grad or unit.requires_grad):
-        result = _Bipolar.apply(value, unit, gradient)  # type: ignore[no-untyped-call]
+        result = binarize(x.to(carrier), unit, gradient) * unit
+    elif torch.is_grad_enabled() and (x.requires_grad or unit.requires_grad):
+        result = _Bipolar.apply(x, unit, gradient)  # type: ignore[no-untyped-call]
     else:
-        result = _forward(value, unit)
+        result = _forward(x, unit)
     return result.to(result_dtype(x, scale))
 
 
 def _forward(x: Tensor, scale: Tensor) -> Tensor:
+    x = x.to(scale.dtype)
     if plain_cpu(x, scale):
         # The comparison writes 1 and 0 as floats: booleans are several times slower.
         return map_blocks(
@@ -37,35 +38,45 @@ def _forward(x: Tensor, scale: Tensor) -> Tensor:
 
 
 class _Bipolar(torch.autograd.Function):
+    """The quantizer with its gradient; keeps x in its own dtype, and computes in that of scale."""
+
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: Tensor, gradient: str) -> Tensor:
         needs_x = gradient != "pass" or ctx.needs_input_grad[1]
         ctx.save_for_backward(x if needs_x else None, scale)
-        ctx.shape = x.shape
+        ctx.shape, ctx.dtype = x.shape, x.dtype
         ctx.gradient = gradient
         return _forward(x, scale)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, scale = ctx.saved_tensors
-        needs = ctx.needs_input_grad[:2]
         if x is None:
-            return (grad * scale).sum_to_size(ctx.shape), None, None
-        if torch.is_grad_enabled():  # a second derivative will be asked for
-            wanted = [t for t, needed in zip((x, scale), needs, strict=True) if needed]
-            result = binarize(x, scale, ctx.gradient) * scale
-            found = iter(torch.autograd.grad(result, wanted, grad, create_graph=True))
-            return *(next(found) if needed else None for needed in needs), None
+            dx, ds = (grad * scale).sum_to_size(ctx.shape), None
+        else:
+            dx, ds = _backward(grad, x.to(scale.dtype), scale, ctx.gradient, ctx.needs_input_grad[:2])
+        return None if dx is None else dx.to(ctx.dtype), ds, None
 
-        clipped = ctx.gradient != "pass"
-        if plain_cpu(grad, x, scale):
 
-            def of_piece(grad: Tensor, x: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
-                return _gradients_of_piece(grad, x, scale, clipped=clipped)
+def _backward(
+    grad: Tensor, x: Tensor, scale: Tensor, gradient: str, needs: tuple[bool, ...]
+) -> tuple[Tensor | None, ...]:
+    """Returns the gradients of x and scale, or None where they are not needed."""
+    if torch.is_grad_enabled():  # a second derivative will be asked for
+        wanted = [t for t, needed in zip((x, scale), needs, strict=True) if needed]
+        result = binarize(x, scale, gradient) * scale
+        found = iter(torch.autograd.grad(result, wanted, grad, create_graph=True))
+        return tuple(next(found) if needed else None for needed in needs)
 
-            return *gradient_blocks(of_piece, grad, (x, scale), needs), None
-        dx, ds = _gradients(grad, tied(x, grad), scale, clipped=clipped)
-        return dx.sum_to_size(x.shape), ds.sum_to_size(scale.shape) if needs[1] else None, None
+    clipped = gradient != "pass"
+    if plain_cpu(grad, x, scale):
+
+        def of_piece(grad: Tensor, x: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+            return _gradients_of_piece(grad, x, scale, clipped=clipped)
+
+        return gradient_blocks(of_piece, grad, (x, scale), needs)
+    dx, ds = _gradients(grad, tied(x, grad), scale, clipped=clipped)
+    return dx.sum_to_size(x.shape), ds.sum_to_size(scale.shape) if needs[1] else None
 
 
 def _gradients(grad: Tensor, x: Tensor, scale: Tensor, *, clipped: bool) -> tuple[Tensor, Tensor]:

@@ -21,16 +21,22 @@ BLOCK = 1 << 15
 _PLAIN_TYPES = (Tensor, torch.nn.Parameter)
 
 
+# torch 2.6 does not tell an export from a compilation.
+_is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
+
+
 def functions_apply() -> bool:
     """Returns whether a `torch.autograd.Function` may be used: not under torch.func, nor in forward-mode AD.
 
     A Function with a hand-written backward has no rule for vmap and jvp, and torch.func.grad does not reach
-    into operators that are made of one. `torch.jit.trace` would record it as an opaque Python call.
+    into operators that are made of one. `torch.jit.trace` would record it as an opaque Python call, and
+    `torch.export` would record its forward alone, which has no gradient.
     """
     return (
         torch._C._functorch.peek_interpreter_stack() is None
         and forward_ad._current_level < 0
         and torch._C._get_tracing_state() is None
+        and not _is_exporting()
     )
 
 

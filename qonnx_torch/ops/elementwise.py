@@ -213,7 +213,7 @@ def is_nan(X: Tensor) -> Tensor:
     return torch.isnan(X)
 
 
-@operator("Clip", on_numbers=True)
+@operator("Clip", on_numbers=True, numbers=("min", "max"))
 def clip(input: Tensor, min: Tensor | float | None = None, max: Tensor | float | None = None) -> Tensor:
     """Returns the input clamped to [min, max], two optional 0-d tensors; max wins. Source: ONNX Clip-13."""
     if isinstance(min, Tensor) or isinstance(max, Tensor):

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from qonnx_torch.errors import QonnxTorchError
+from qonnx_torch.ops.numerics import promote
 from qonnx_torch.ops.rounding import ROUNDING_MODES, gradients_flow, straight_through
 
 __all__ = [
@@ -73,9 +74,10 @@ def clamp_from_the_bounds_on(x: Tensor, low: Tensor, high: Tensor) -> Tensor:
 
 def gradient_factor(high: Tensor | float, elements: int, like: Tensor) -> Tensor:
     """Returns LSQ's 1 / sqrt(elements * high), in the dtype and on the device of a tensor."""
-    high = high.detach().to(like.dtype) if isinstance(high, Tensor) else like.new_tensor(high)
-    # One bit has no positive integer; its range ends at 1.
-    return torch.rsqrt(torch.clamp_min(high, 1) * elements)
+    carrier = promote(like)  # the product overflows half precision
+    high = high.detach().to(carrier) if isinstance(high, Tensor) else like.new_tensor(high, dtype=carrier)
+    # One bit has no positive integer; its range ends at 1. An empty batch has no elements, and no gradient.
+    return torch.rsqrt(torch.clamp_min(torch.clamp_min(high, 1) * elements, 1)).to(like.dtype)
 
 
 def scaled_gradient(scale: Tensor, high: Tensor | float, elements: int) -> Tensor:
@@ -90,7 +92,8 @@ def binarize(y: Tensor, unit: Tensor | float, gradient: str) -> Tensor:
     if gradient == "pass":
         return straight_through(y, q)
     unit = torch.as_tensor(unit, dtype=y.dtype, device=y.device)
-    return straight_through(clamp(y, -unit, unit), q)
+    clipped = clamp(y, -unit, unit)
+    return straight_through(clipped, q.expand_as(clipped))
 
 
 def carry_gradient(
@@ -100,7 +103,8 @@ def carry_gradient(
     if not gradients_flow():
         return q
     if gradient == "pass":
-        return straight_through(y, q)
+        # A bit width that is to be learned gets a zero here, as it gets one where nothing is clamped.
+        return straight_through(y + 0 * (high - low).to(y.dtype) if high.requires_grad else y, q)
     if gradient == "ste":
         rounded = straight_through(y, ROUNDING_MODES[rounding_mode](y))
         return straight_through(clamp(rounded, low, high), q)

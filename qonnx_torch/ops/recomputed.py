@@ -64,8 +64,9 @@ class _Recomputed(torch.autograd.Function):
             results = iter(found)
             return tuple(next(results) if needed else None for needed in needs)
 
-        in_blocks = plain_cpu(grad, *inputs) and not torch.is_grad_enabled()
-        if in_blocks:
+        # Of an x that is broadcast, autograd gives a sum, and a piece of the result needs each summand.
+        per_element = inputs[0].shape == grad.shape
+        if per_element and plain_cpu(grad, *inputs) and not torch.is_grad_enabled():
             return None, *gradient_blocks(gradients, grad, inputs, needs)
         x, *parameters = inputs
         return None, *gradients(grad, tied(x, grad), *parameters)

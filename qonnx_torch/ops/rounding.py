@@ -66,8 +66,13 @@ def resolve_rounding_mode(mode: str) -> str:
 
 
 def gradients_flow() -> bool:
-    """Returns whether a gradient could be asked for: not under no_grad, unless in forward-mode AD."""
-    return torch.is_grad_enabled() or forward_ad._current_level >= 0
+    """Returns whether a gradient could be asked for: not under no_grad, unless in forward-mode AD.
+
+    `torch.jit.trace` traces a second time under no_grad, and then wants to see the graph of the first time.
+    """
+    return (
+        torch.is_grad_enabled() or forward_ad._current_level >= 0 or torch._C._get_tracing_state() is not None
+    )
 
 
 def straight_through(value: Tensor, rounded: Tensor) -> Tensor:

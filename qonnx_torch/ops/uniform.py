@@ -49,16 +49,17 @@ def uniform_quant(
     """Returns x quantized; `qonnx_torch.ops.quant` describes the arguments. Chooses the form."""
     plain = plain_cpu(x, scale, zero_point, bit_width) and bit_width.numel() == 1
     bits = bit_width.item() if plain else None
+    learned = bit_width.requires_grad and torch.is_grad_enabled()
     if not signed:
         one_bit = False
-    elif one_bit is None and bits is not None:
-        one_bit = bits == 1
+    elif one_bit is None and bits is not None and not (learned and bits == 1):
+        one_bit = bits == 1  # a learned 1 stays in the graph, as it does where its value is not known
 
     low: Bound
     high: Bound
     if one_bit:
         low, high = -1.0, 1.0
-    elif bits is not None and not (bit_width.requires_grad and torch.is_grad_enabled()):
+    elif bits is not None and not learned:
         low, high = _bounds(bits, bit_width.dtype, signed, narrow)
     else:
         low, high = integer_bounds(bit_width, signed=signed, narrow=narrow)
@@ -71,7 +72,7 @@ def uniform_quant(
         return composed_quant(x, step, zero_point, low, high, one, rounding_mode, gradient)
 
     form = Form(rounding_mode, one_bit, gradient, elements)
-    arguments = (x.to(carrier), scale.to(carrier), zero_point.to(carrier), low, high, form)
+    arguments = (x, scale.to(carrier), zero_point.to(carrier), low, high, form)
     if torch.is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in arguments):
         result: Tensor = _UniformQuant.apply(*arguments)  # type: ignore[no-untyped-call]
     else:
@@ -127,7 +128,8 @@ def composed_quant(
 
 
 def _forward(x: Tensor, scale: Tensor, zero_point: Tensor, low: Bound, high: Bound, form: Form) -> Tensor:
-    """Returns the quantizer's value, without a gradient."""
+    """Returns the quantizer's value, without a gradient, in the dtype of scale and zero_point."""
+    x = x.to(scale.dtype)
     if plain_cpu(x, scale, zero_point):
         return uniform_blocks.forward(x, scale, zero_point, low, high, form)
     y = x / scale + zero_point
@@ -141,7 +143,10 @@ def _integers(y: Tensor, low: Bound, high: Bound, form: Form) -> Tensor:
 
 
 class _UniformQuant(torch.autograd.Function):
-    """The quantizer with the gradients of `qonnx_torch.ops.gradients`; keeps x, and no other large tensor."""
+    """The quantizer with the gradients of `qonnx_torch.ops.gradients`; keeps x, and no other large tensor.
+
+    x is kept in its own dtype, and computed with in that of scale, which zero_point shares.
+    """
 
     @staticmethod
     def forward(
@@ -156,7 +161,7 @@ class _UniformQuant(torch.autograd.Function):
         if form.gradient == "pass" and not ctx.needs_input_grad[1]:
             kept[0] = None  # nothing of x is needed
         ctx.save_for_backward(*kept)
-        ctx.shape = x.shape
+        ctx.shape, ctx.dtype = x.shape, x.dtype
         ctx.form = form
         return _forward(x, scale, zero_point, low, high, form)
 
@@ -171,14 +176,15 @@ class _UniformQuant(torch.autograd.Function):
             dx = uniform_blocks.pass_through(grad, scale) if in_blocks else grad * scale / scale
             others = zip((zero_point, low, high), needs[2:], strict=True)
             zeros = (torch.zeros_like(t) if needed else None for t, needed in others)
-            return dx.sum_to_size(ctx.shape), None, *zeros, None
-        arguments = (grad, x, scale, zero_point, low, high, ctx.form, needs)
+            return dx.sum_to_size(ctx.shape).to(ctx.dtype), None, *zeros, None
+        arguments = (grad, x.to(scale.dtype), scale, zero_point, low, high, ctx.form, needs)
         if torch.is_grad_enabled():  # a second derivative will be asked for
-            return *_composed_backward(*arguments), None
-        dx, ds, *rest = uniform_blocks.backward(*arguments) if plain else _backward(*arguments)
-        if ds is not None and ctx.form.elements is not None:
-            ds = ds * gradient_factor(high, ctx.form.elements, scale)
-        return dx, ds, *rest, None
+            dx, ds, *rest = _composed_backward(*arguments)
+        else:
+            dx, ds, *rest = uniform_blocks.backward(*arguments) if plain else _backward(*arguments)
+            if ds is not None and ctx.form.elements is not None:
+                ds = ds * gradient_factor(high, ctx.form.elements, scale)
+        return None if dx is None else dx.to(ctx.dtype), ds, *rest, None
 
 
 def _backward(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from typing import TypeVar
 
-from torch import nn
+from torch import fx, nn
 
 import qonnx_torch.nn as qnn
 from qonnx_torch.errors import QonnxTorchError
@@ -53,17 +54,22 @@ def enable_quantization(module: nn.Module, names: Names = None, *, after_steps: 
         after_steps: forward passes in `train()`, with gradients enabled, in which the float tensors still
             pass; until then `eval()` is float, too. Each quantizer counts in a buffer of its own
             (`<quantizer>.delay.remaining` in the `state_dict`), which only a delay creates; call this before
-            loading a checkpoint that has one. Without a delay it is removed.
+            loading a checkpoint that has one. Without a delay it is removed. A quantizer that a graph calls
+            several times counts as many calls as one step.
 
     Raises:
         QonnxTorchError: as `disable_quantization`, and a negative number of steps.
     """
+    calls = _calls(module)
     for quantizer in _switchable(module, names):
-        quantizer.enable(after_steps)
+        quantizer.enable(after_steps * max(1, calls[quantizer]))
 
 
 def freeze_quantizers(module: nn.Module, names: Names = None) -> None:
     """Stops what quantizers learn where it stands: no gradients, and scales of statistics follow no more.
+
+    DistributedDataParallel notes at its construction which parameters take gradients: wrap the module again
+    after a change.
 
     Args:
         module: any module with quantizers in it.
@@ -106,6 +112,17 @@ def unfreeze_batch_normalization(module: nn.Module, names: Names = None) -> None
     """
     for normalization in _selected(module, qnn.BatchNormalization, names):
         normalization.unfreeze()
+
+
+def _calls(module: nn.Module) -> Counter[nn.Module]:
+    """Returns how often the graphs in a module call each submodule."""
+    graphs = [m for m in module.modules() if isinstance(m, fx.GraphModule)]
+    return Counter(
+        graph.get_submodule(str(node.target))
+        for graph in graphs
+        for node in graph.graph.nodes
+        if node.op == "call_module"
+    )
 
 
 def _switchable(module: nn.Module, names: Names) -> list[qnn.Quantizer]:

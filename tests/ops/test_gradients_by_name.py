@@ -138,15 +138,26 @@ def test_lsq_formula(signed: bool, elements: int | None) -> None:
     torch.testing.assert_close(ds, (expected * weights).sum() * factor, rtol=1e-4, atol=1e-2)
 
 
-@pytest.mark.parametrize("transform", [torch.autograd.grad, None], ids=["autograd", "torch.func"])
-def test_lsq_of_an_empty_batch(transform) -> None:
+@pytest.mark.parametrize("functional", [False, True])
+def test_lsq_of_an_empty_batch(functional: bool) -> None:
     # N = 0: nothing was quantized, so nothing of the loss depends on the scale.
     def loss(s: Tensor) -> Tensor:
         return ops.quant(torch.empty(0, 3), s, 0.0, 4, gradient="lsq", elements=0).sum()
 
     scale = torch.tensor(0.3, requires_grad=True)
-    grad = torch.func.grad(loss)(scale.detach()) if transform is None else transform(loss(scale), scale)[0]
-    assert grad == 0
+    (grad,) = torch.autograd.grad(loss(scale), scale)
+    assert (torch.func.grad(loss)(scale.detach()) if functional else grad) == 0
+
+
+def test_lsq_of_many_elements_in_half_precision() -> None:
+    # N high = 700000 is no float16, but 1 / sqrt(N high) is.
+    def loss(s: Tensor) -> Tensor:
+        return ops.quant(
+            torch.full((8,), 9.0, dtype=s.dtype), s, 0.0, 4, gradient="lsq", elements=100_000
+        ).sum()
+
+    grad = torch.func.grad(loss)(torch.tensor(0.5, dtype=torch.float16))
+    torch.testing.assert_close(grad.float(), torch.tensor(8 * 7 / math.sqrt(700_000)), rtol=2**-9, atol=0)
 
 
 def test_pact_formula() -> None:

@@ -59,7 +59,8 @@ def test_opcheck(op, parameters, attributes, track) -> None:
 def test_opcheck_of_a_learned_bit_width(gradient: str, bits: float) -> None:
     # one_bit is not known beforehand, so compilers see both branches, and eager mode the one that is taken.
     arguments = tuple(t.clone().requires_grad_() for t in (X, *scalars(0.1, 0.5, bits)))
-    torch.library.opcheck(NAMESPACE.quant.default, arguments, {**QUANT, "one_bit": None, "gradient": gradient})
+    attributes = {**QUANT, "one_bit": None, "gradient": gradient}
+    torch.library.opcheck(NAMESPACE.quant.default, arguments, attributes)
 
 
 @every_call
@@ -146,10 +147,11 @@ class LearnedPowers(nn.Module):
         super().__init__()
         self.exponent = nn.Parameter(torch.tensor(-2.2))
         self.bits = nn.Parameter(torch.tensor(2.9))
+        self.register_buffer("zero_point", torch.tensor(0.0))
 
     def forward(self, x: Tensor) -> Tensor:
         scale = torch.exp2(round_to_integer(self.exponent, "ROUND"))
-        return ops.quant(x, scale, 0.0, round_to_integer(self.bits, "ROUND"), one_bit=False)
+        return ops.quant(x, scale, self.zero_point, round_to_integer(self.bits, "ROUND"), one_bit=False)
 
 
 @pytest.mark.parametrize("strict", [False, True])

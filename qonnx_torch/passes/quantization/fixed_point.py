@@ -9,15 +9,18 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 import torch
+from onnx import ModelProto
 from torch import Tensor, fx
 
 from qonnx_torch.errors import QonnxTorchError
 from qonnx_torch.names import onnx_name
 from qonnx_torch.ops.rounding import ROUNDING_MODES, resolve_rounding_mode
-from qonnx_torch.provenance import provenance_of
+from qonnx_torch.provenance import provenance_of, replace_skeleton
 from qonnx_torch.registry import REGISTRY
 
 __all__ = ["quantize_parameters"]
+
+_DATATYPE = "finn_datatype"  # the key under which qonnx, too, keeps a tensor's datatype
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +60,8 @@ def quantize_parameters(
     """Rounds parameters onto a fixed-point grid, in place, and returns what that changes.
 
     value = clip(round(value / step) * step, low, high) with step = 2^(integer bits - bits). The parameters
-    stay float tensors and go on training, off the grid then; for training on a grid use `quantize`.
+    stay float tensors and go on training, off the grid then; for training on a grid use `quantize`. An export
+    declares their datatype (`quantization_annotation`, key `finn_datatype`).
 
     Args:
         module: an imported or traced module.
@@ -98,7 +102,23 @@ def quantize_parameters(
             wanted = wanted.clamp(low, high)
         errors[name] = float((tensor - wanted).abs().max())
         tensor.copy_(wanted)
+    _annotate(module, {name: f"FIXED<{kind.bits},{kind.integer_bits}>" for name, kind in types.items()})
     return errors
+
+
+def _annotate(module: fx.GraphModule, datatypes: Mapping[str, str]) -> None:
+    """Writes the datatypes into what the file says of its tensors, as qonnx and FINN read them."""
+    provenance = provenance_of(module)
+    if provenance is None:
+        return
+    model = ModelProto.FromString(provenance.skeleton)
+    annotations = {a.tensor_name: a for a in model.graph.quantization_annotation}
+    for name, datatype in datatypes.items():
+        annotation = annotations.get(name) or model.graph.quantization_annotation.add(tensor_name=name)
+        entries = {e.key: e for e in annotation.quant_parameter_tensor_names}
+        entry = entries.get(_DATATYPE) or annotation.quant_parameter_tensor_names.add(key=_DATATYPE)
+        entry.value = datatype
+    replace_skeleton(module, model.SerializeToString())
 
 
 def _tensors(module: fx.GraphModule) -> dict[str, Tensor]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Literal
 
 from onnx import ModelProto
 from torch import Tensor, fx, nn
@@ -26,6 +26,7 @@ def quantize(
     args: Tensor | tuple[Any, ...] | None = None,
     calibration: Iterable[Any] | None = None,
     *,
+    batch: Literal["dynamic", "keep"] = "dynamic",
     progress: bool = True,
 ) -> fx.GraphModule:
     """Returns a module with quantizers in it, ready to be trained further and exported as QONNX.
@@ -54,6 +55,8 @@ def quantize(
             found on where there is no `calibration`.
         calibration: batches to find the scales of activations on: a DataLoader or any iterable, as
             `qonnx_torch.calibrate` takes them. The quantizers of weights are in place already then.
+        batch: of a module that is not imported: "dynamic" leaves the leading dimension of the inputs free,
+            "keep" keeps that of `args`, as clients need that execute at one size only (qonnx, FINN).
         progress: show a bar while calibrating, on a terminal.
 
     Returns:
@@ -66,7 +69,7 @@ def quantize(
     """
     config = config or QuantizationConfig()
     inputs = (args,) if isinstance(args, Tensor) else tuple(args) if args is not None else ()
-    graph = _representation(module, inputs)
+    graph = _representation(module, inputs, batch)
     tensors = tuple(t for t in inputs if isinstance(t, Tensor))
     inserter = Inserter(graph, tensors)
     inserter.insert(config)
@@ -79,13 +82,15 @@ def quantize(
     return graph
 
 
-def _representation(module: nn.Module, inputs: tuple[Any, ...]) -> fx.GraphModule:
+def _representation(
+    module: nn.Module, inputs: tuple[Any, ...], batch: Literal["dynamic", "keep"]
+) -> fx.GraphModule:
     """Returns a copy of a module as a graph of operators, each node with its ONNX names in its meta."""
     provenance = provenance_of(module)
     if provenance is None or not isinstance(module, fx.GraphModule):
         if not inputs:
             raise QonnxTorchError(f"{type(module).__name__} is traced: give example inputs as args")
-        return trace(module, inputs)
+        return trace(module, inputs, batch=batch)
     graph = copy.deepcopy(module)
     names = value_names(graph)
     known = provenance.nodes if fingerprint(graph) == provenance.fingerprint else ()
