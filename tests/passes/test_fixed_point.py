@@ -42,9 +42,11 @@ def initializers(model: onnx.ModelProto) -> dict[str, np.ndarray]:
 def compare(module: Any, errors: dict[str, float], transformed: ModelWrapper, theirs: dict[str, Any]) -> None:
     assert errors == pytest.approx({n: float(e) for n, e in theirs.items()}, rel=1e-6)
     expected = initializers(transformed.model)
-    found = initializers(qt.export_qonnx(module))
+    exported = qt.export_qonnx(module)
+    found, datatypes = initializers(exported), ModelWrapper(exported)
     for name, value in expected.items():
         np.testing.assert_array_equal(found[name], value.astype(np.float32))
+        assert datatypes.get_tensor_datatype(name) == transformed.get_tensor_datatype(name)
 
 
 @pytest.mark.parametrize("mode", ["ROUND", "CEIL", "FLOOR", "UP", "DOWN", "HALF_UP", "HALF_DOWN"])

@@ -186,13 +186,13 @@ def test_eight_bits_change_little() -> None:
 
 def test_where_quantizers_go() -> None:
     module = quantize(made(Cnn), args=random(*IMAGE))
-    assert list(quantizers(module)) == [
-        "conv1.weight_quant",
-        "conv2.weight_quant",
-        "head.weight_quant",
+    assert list(quantizers(module)) == [  # in the order in which the graph calls them
         "x_quant",
+        "conv1.weight_quant",
         "relu_quant",
+        "conv2.weight_quant",
         "relu_1_quant",
+        "head.weight_quant",
     ]
     nodes = {n.name: n for n in qt.export_qonnx(module).graph.node}
     assert nodes["pool"].input[0] == "relu_quant"  # before the pool, and read by the sum through it
@@ -207,10 +207,14 @@ def test_where_quantizers_go() -> None:
 
 def test_a_module_is_quantized_at_every_product_of_attention() -> None:
     module = quantize(made(Attention), args=random(2, 5, 8))
-    names = list(quantizers(module))
-    assert names[:2] == ["qkv.weight_quant", "project.weight_quant"]
+    weights = {"qkv.weight_quant", "project.weight_quant"}
     # One quantizer behind the fused projection serves q, k and v; the scores and the mix have their own.
-    assert set(names[2:]) == {"norm_quant", "qkv_quant", "softmax_quant", "matmul_1_quant"}
+    assert set(quantizers(module)) == weights | {
+        "norm_quant",
+        "qkv_quant",
+        "softmax_quant",
+        "matmul_1_quant",
+    }
     assert not module.get_submodule("softmax_quant").signed
     nodes = {n.name: n for n in qt.export_qonnx(module).graph.node}
     assert nodes["qkv/Transpose"].input[0] == "qkv.weight_quant"  # at the parameter itself
@@ -605,3 +609,56 @@ def test_config_changes_nothing_where_nothing_is_asked() -> None:
     quantized = quantize(module, NOTHING, x)
     assert not quantizers(quantized)
     torch.testing.assert_close(quantized(x), module(x), rtol=1e-6, atol=1e-6)
+
+
+class Residual(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList([nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4))])
+        self.conv = nn.Conv2d(4, 4, 3, padding=1)
+        self.slope = nn.PReLU(4)
+        self.act = nn.ReLU6()
+        self.fc = nn.Linear(4, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.blocks[0](x))
+        return self.fc(self.act(x + self.slope(self.conv(x))).mean((2, 3)))
+
+
+def test_a_training_resumes_after_export_and_import() -> None:
+    """The same keys in the same order, so that module and optimizer resume; shared quantizers stay shared."""
+    threshold = QuantizerTraining("ste", "threshold")
+    config = QuantizationConfig(residuals=QuantizerConfig(8))
+    module = quantize(Residual(), config, random(8, 3, 8, 8))
+    x, target = random(8, 3, 8, 8, seed=5), torch.arange(8) % 5
+
+    def train(module: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> list[float]:
+        losses = []
+        for _ in range(steps):
+            optimizer.zero_grad()
+            loss = nn.functional.cross_entropy(module(x), target)
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+        return losses
+
+    optimizer = torch.optim.Adam(module.train().parameters(), lr=1e-2)
+    train(module, optimizer, 3)
+    training = qt.TrainingConfig(threshold, threshold)
+    again = qt.import_model(qt.export_qonnx(module), training=training).train()
+    assert [n for n, _ in again.named_parameters()] == [n for n, _ in module.named_parameters()]
+    again.load_state_dict(module.state_dict())
+    assert again.get_submodule("add.input_quant") is not None
+    assert sum(n.target == "add.input_quant" for n in again.graph.nodes) == 2
+    resumed = torch.optim.Adam(again.parameters(), lr=1e-2)
+    resumed.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    assert train(again, resumed, 3) == train(module, optimizer, 3)
+
+
+def test_a_kept_batch_runs_in_qonnx() -> None:
+    x = random(4, 3, 8, 8)
+    module = quantize(Residual().eval(), args=x, batch="keep")
+    model = ModelWrapper(qt.export_qonnx(module))
+    (result,) = execute_onnx(model, {model.graph.input[0].name: x.numpy()}).values()
+    with torch.no_grad():
+        torch.testing.assert_close(torch.from_numpy(result), module(x), rtol=1e-5, atol=1e-5)

@@ -11,6 +11,7 @@ import pytest
 import safetensors.torch
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
 
 import qonnx_torch as qt
 from qonnx_torch.errors import QonnxTorchError
@@ -314,3 +315,19 @@ def test_weight_decay_leaves_learned_scales_alone() -> None:
     optimizer.step()
     assert all(torch.equal(a, b) for a, b in zip(before, qt.quantizer_parameters(module), strict=True))
     assert not torch.equal(module.get_parameter("fc.weight"), load().get_parameter("fc.weight"))
+
+
+def test_a_quantizer_called_twice_waits_as_many_steps_as_the_others() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.once, self.twice = qt.nn.Quant(0.5, 0.0, 4), qt.nn.Quant(0.5, 0.0, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.once(self.twice(x) + self.twice(x + 1))
+
+    module = qt.trace(Twice(), torch.zeros(2, 3)).train()
+    qt.enable_quantization(module, after_steps=2)
+    x = torch.full((2, 3), 0.25)
+    seen = [bool((module(x) == 2 * x + 1).all()) for _ in range(3)]
+    assert seen == [True, True, False]

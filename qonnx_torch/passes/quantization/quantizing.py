@@ -78,8 +78,7 @@ def quantize(
     calibrate_activations(graph, inserter.pending, data, progress=progress)
     for name, site in inserter.sites.items():
         train(name, site.quantizer, site.config, site.role)
-    _finish(graph)
-    return graph
+    return _finished(graph)
 
 
 def _representation(
@@ -101,11 +100,20 @@ def _representation(
     return graph
 
 
-def _finish(graph: fx.GraphModule) -> None:
-    """Declares the graph as what it is now: no file's, but with the file's names, inputs and metadata."""
+def _finished(graph: fx.GraphModule) -> fx.GraphModule:
+    """Returns a graph declared as what it is now: no file's, but with the file's names, inputs and metadata.
+
+    Its tensors stand in the order in which it reads them. So a re-import of its export has them, and the
+    state of an optimizer goes by that order.
+    """
     provenance = provenance_of(graph)
     assert provenance is not None
     header = ModelProto.FromString(provenance.skeleton)
     for entry in [o for o in header.opset_import if o.domain in ("", "ai.onnx")]:
         header.opset_import.remove(entry)
-    declare(graph, header, provenance.tensors)
+    ordered = fx.GraphModule(graph, graph.graph, class_name=type(graph).__name__)
+    for module in ordered.modules():
+        if module is ordered or type(module) is nn.Module:
+            module.training = graph.training
+    declare(ordered, header, provenance.tensors)
+    return ordered
