@@ -6,6 +6,7 @@ import copy
 import logging
 from typing import Any, Literal
 
+import torch
 from onnx import GraphProto, ModelProto, ValueInfoProto, helper
 from torch import Tensor, fx, nn
 
@@ -13,7 +14,7 @@ from qonnx_torch.dtypes import onnx_element_type
 from qonnx_torch.errors import UnsupportedModelError
 from qonnx_torch.lowering import activations, arithmetic, layers, pools, selecting, shaping
 from qonnx_torch.lowering.emitter import Emitter
-from qonnx_torch.lowering.tracing import LoweringTracer
+from qonnx_torch.lowering.tracing import LoweringTracer, uncompiled
 from qonnx_torch.nn.tracing import RepresentationTracer
 from qonnx_torch.provenance import NodeOrigin, Provenance, TensorOrigin, attach_provenance, computing_nodes
 
@@ -33,7 +34,9 @@ def trace(
 
     The module's own code runs once, as in `eval()`; each call of torch becomes ONNX operators that compute
     the same. Weights stay parameters at their `state_dict` keys (`conv1.weight`, `bn1.running_mean`); what
-    nothing reads (`num_batches_tracked`) goes, and of tied weights the first key stays. BatchNormalization
+    nothing reads (`num_batches_tracked`) goes, and of tied weights the first key stays. Forward hooks and
+    parametrizations are part of the code: pruned weights train through `weight_orig` and their mask, those of
+    `weight_norm` through size and direction; `spectral_norm` keeps its last estimate. BatchNormalization
     and Dropout follow `train()` and `eval()`, also where the code calls `torch.nn.functional`. A call
     without a counterpart stays as it is: it runs and trains, a warning lists it, and `export_qonnx` refuses
     it by name.
@@ -43,7 +46,8 @@ def trace(
     written in several operators differ by float rounding.
 
     Args:
-        module: any module that torch.fx can trace. It is not changed, and the result shares nothing with it.
+        module: any module that torch.fx can trace, also from `torch.compile`. It is not changed, and the
+            result shares nothing with it.
         args: example inputs, one per positional argument of `forward`. Ranks and sizes other than the batch
             are taken from them; code that branches on them is followed. Arguments left out keep their
             defaults, and what is no tensor is a constant.
@@ -54,9 +58,16 @@ def trace(
         A GraphModule in the mode of the module. It exports with a dynamic batch, without example inputs.
 
     Raises:
-        UnsupportedModelError: code that cannot be traced (it branches on data, say), or outputs that are
-            neither a tensor nor a tuple of tensors.
+        UnsupportedModelError: code that cannot be traced (it branches on data, say, or is TorchScript), or
+            outputs that are neither a tensor nor a tuple of tensors.
     """
+    for name, part in module.named_modules():
+        if isinstance(part, torch.jit.ScriptModule):
+            raise UnsupportedModelError(
+                f"{name or type(module).__name__} is TorchScript, which cannot be traced: give the nn.Module "
+                "that it was made of"
+            )
+    module = uncompiled(module)
     examples = (args,) if isinstance(args, Tensor) else tuple(args)
     if not any(isinstance(e, Tensor) for e in examples):
         raise UnsupportedModelError("args must hold at least one tensor: the example inputs of forward")
@@ -74,7 +85,7 @@ def _lowered(module: nn.Module, examples: tuple[Any, ...], batch_sizes: tuple[in
     kind = type(module).__name__
     tracer = LoweringTracer(examples, batch_sizes)
     try:
-        tracer.lower(copy.deepcopy(module))
+        tracer.lower(_copied(module))
     except Exception as error:  # whatever the module's own code raises
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UnsupportedModelError(f"{kind} cannot be traced: {reason}") from error
@@ -99,6 +110,16 @@ def _lowered(module: nn.Module, examples: tuple[Any, ...], batch_sizes: tuple[in
     declare(lowered, ModelProto(graph=GraphProto(name=kind, input=inputs), producer_name="qonnx_torch"))
     _report(kind, {copies[n]: reason for n, reason in emitter.kept.items()}, graph)
     return lowered
+
+
+def _copied(module: nn.Module) -> nn.Module:
+    """Returns a copy. What hooks left in attributes (a pruned weight) torch copies only without gradients."""
+    held = (value for part in module.modules() for value in vars(part).values())
+    computed = [value for value in held if isinstance(value, Tensor) and not value.is_leaf]
+    copied = copy.deepcopy(module, {id(value): value.detach().clone() for value in computed})
+    for part in copied.modules():
+        part._compiled_call_impl = None  # of `module.compile()`, which would compile the tracing
+    return copied
 
 
 def declare(module: fx.GraphModule, header: ModelProto, tensors: tuple[TensorOrigin, ...] = ()) -> None:

@@ -207,7 +207,8 @@ def type_as(g: Emitter, input: fx.Node, other: fx.Node) -> Any:
     return convert(g, input, g.dtype(other))
 
 
-@lowers(torch.matmul, torch.mm, torch.bmm, operator.matmul, "matmul", "mm", "bmm")
+@lowers(torch.matmul, torch.mm, torch.bmm, torch.mv, torch.dot, torch.vdot, operator.matmul)
+@lowers("matmul", "mm", "bmm", "mv", "dot", "vdot")
 def matmul(g: Emitter, input: fx.Node, other: fx.Node) -> Any:
     """Writes MatMul."""
     return g.call(linear.mat_mul, input, other)

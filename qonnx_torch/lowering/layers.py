@@ -278,3 +278,11 @@ def rms_norm(
     root = g.call(elementwise.sqrt, g.call(elementwise.add, square, epsilon))
     y = g.call(elementwise.div, input, root)
     return y if weight is None else g.call(elementwise.mul, y, weight)
+
+
+@lowers(torch._weight_norm)
+def weight_norm(g: Emitter, v: fx.Node, size: fx.Node, dim: int = 0) -> Any:
+    """Writes v * (size / |v|), with the norm over all dimensions but `dim`; of -1, over all."""
+    kept = () if dim == -1 else (dim,)
+    axes = tuple(d for d in range(g.rank(v)) if d not in kept)
+    return g.call(elementwise.mul, v, g.call(elementwise.div, size, g.call(reduction.reduce_l2, v, axes)))

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.utils import parametrize
 
 from qonnx_torch.lowering.emitter import Emitter, NotLoweredError
 from qonnx_torch.lowering.modules import MODULES, arguments_of
@@ -16,7 +17,7 @@ from qonnx_torch.lowering.table import FUNCTIONS, METHODS
 from qonnx_torch.nn.tracing import RepresentationTracer
 from qonnx_torch.registry import REGISTRY
 
-__all__ = ["LoweringTracer"]
+__all__ = ["LoweringTracer", "uncompiled"]
 
 _IN_PLACE = {
     operator.iadd: "add",
@@ -85,8 +86,16 @@ class LoweringTracer(RepresentationTracer):
     # -- hooks of fx -------------------------------------------------------------------------------
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        """Lowers modules of torch and of `qonnx_torch.nn` as one; traces through all others."""
-        return type(m) in MODULES or super().is_leaf_module(m, module_qualified_name)
+        """Lowers modules of torch and of `qonnx_torch.nn` as one; traces through all others.
+
+        Also through layers with hooks or parametrizations (pruning, weight and spectral normalization): they
+        compute more than their class says.
+        """
+        if parametrize.type_before_parametrizations(m) in MODULES:
+            return not (_hooked(m) or parametrize.is_parametrized(m))
+        if type(m).__module__.startswith("torch.nn.utils."):  # the parametrizations themselves
+            return False
+        return super().is_leaf_module(m, module_qualified_name)
 
     def create_args_for_root(
         self, root_fn: Any, is_module: bool, concrete_args: Any = None
@@ -103,7 +112,8 @@ class LoweringTracer(RepresentationTracer):
                 positional.append(self.proxy(node))
             else:
                 positional.append(example)
-        return root_fn, positional
+        # forward alone leaves the hooks out; where there are none, it is what the class defines.
+        return (nn.Module._call_impl if _hooked(root) else root_fn), positional
 
     def _fakes_of(self, example: Tensor) -> tuple[Tensor, ...]:
         first = next(e for e in self.examples if isinstance(e, Tensor))
@@ -126,11 +136,10 @@ class LoweringTracer(RepresentationTracer):
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         """Lowers a module or traces through it; runs it where it is being evaluated."""
-        return (
-            forward(*args, **kwargs)
-            if self.emitter.evaluating
-            else super().call_module(m, forward, args, kwargs)
-        )
+        if self.emitter.evaluating:
+            return forward(*args, **kwargs)
+        plain = uncompiled(m)
+        return plain(*args, **kwargs) if plain is not m else super().call_module(m, forward, args, kwargs)
 
     def create_arg(self, a: Any) -> Any:
         """Returns what stands for a value in the graph; tensors made by the module's code become buffers."""
@@ -249,6 +258,16 @@ class LoweringTracer(RepresentationTracer):
         except TypeError as error:
             raise NotLoweredError(str(error)) from None
         return function(emitter, *args, **kwargs)
+
+
+def uncompiled(module: nn.Module) -> nn.Module:
+    """Returns the module inside one that `torch.compile` gives (OptimizedModule), any other as it is."""
+    inner = module._modules.get("_orig_mod")  # its class would have to be imported, with all of the compiler
+    return module if inner is None else inner
+
+
+def _hooked(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 def _lookup(target: Any) -> Callable[..., Any] | None:

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, fx, nn
 
 import qonnx_torch.nn as qnn
-from qonnx_torch.errors import UnsupportedModelError
+from qonnx_torch.errors import QonnxTorchError, UnsupportedModelError
+from qonnx_torch.nn.scales import StatisticsScale
 from qonnx_torch.ops.elementwise import add
 from qonnx_torch.ops.linear import conv, conv_transpose, gemm, mat_mul
 from qonnx_torch.ops.shape import transpose, unsqueeze
@@ -61,8 +62,9 @@ def fold_batch_normalization(module: fx.GraphModule) -> BatchNormalizationFoldin
     those of the batch, so an optimizer is best made after it. A BatchNormalization is kept, with the reason,
     where its input is no such operator or has other users; where its parameters, the weight or the bias are
     shared, computed or, for the bias, quantized; where the quantized weights could not stay the same: a
-    negative f needs a range that is symmetric about 0 (or no weight at the odd end), a scale that follows
-    the whole weight, or is a learned power of two, cannot become any value.
+    negative f needs a range that is symmetric about 0 (or no weight at the odd end), a learned power of two
+    cannot become any value, and neither can one scale that follows the whole weight, which
+    `freeze_quantizers` makes an ordinary one.
 
     Args:
         module: a graph with BatchNormalization modules. For MatMul the input shapes must be known.
@@ -75,17 +77,19 @@ def fold_batch_normalization(module: fx.GraphModule) -> BatchNormalizationFoldin
     folded: list[str] = []
     kept: dict[str, str] = {}
     ranks = _ranks(module) if any(n.target is mat_mul for n in module.graph.nodes) else {}
-    for node, normalization in pairs:
-        if isinstance(normalization, qnn.BatchNormalization):
-            try:
-                with torch.no_grad():
-                    _Fold(module, node, normalization, ranks).apply()
-                folded.append(str(node.target))
-            except _KeptError as reason:
-                kept[str(node.target)] = str(reason)
-    if folded:
-        module.graph.lint()
-        module.recompile()
+    try:
+        for node, normalization in pairs:
+            if isinstance(normalization, qnn.BatchNormalization):
+                try:
+                    with torch.no_grad():
+                        _Fold(module, node, normalization, ranks).apply()
+                    folded.append(str(node.target))
+                except (_KeptError, QonnxTorchError) as reason:
+                    kept[str(node.target)] = str(reason)
+    finally:  # whatever happens, the code is that of the graph, in which each fold is done or not begun
+        if folded:
+            module.graph.lint()
+            module.recompile()
     return BatchNormalizationFolding(tuple(folded), kept)
 
 
@@ -145,7 +149,8 @@ class _Fold:
                 _keep(f"{node.name} before it has other users")
             if node.target in (conv, conv_transpose, gemm, mat_mul):
                 return node
-            if node.target is unsqueeze and min(node.args[1]) > 1:  # type: ignore[arg-type]
+            axes = node.args[1] if node.target is unsqueeze else None
+            if isinstance(axes, (list, tuple)) and min(axes) > 1:
                 node = node.args[0]
             elif node.target is add and self.added is None:
                 self.added = node
@@ -200,13 +205,13 @@ class _Fold:
 
     def _permutation(self, node: fx.Node) -> list[int]:
         perm: Any = node.kwargs.get("perm")
-        rank = self.tensors[self._source(node)].dim()
-        return list(perm) if perm is not None else list(range(rank))[::-1]
-
-    def _source(self, node: Any) -> str:
-        while isinstance(node, fx.Node) and node.op != "get_attr":
-            node = node.args[0]
-        return str(node.target)
+        if perm is not None:
+            return list(perm)
+        while node.op != "get_attr":
+            if not node.all_input_nodes:
+                _keep(f"its weight is computed from {node.name}")
+            node = node.all_input_nodes[0]
+        return list(range(self.tensors[str(node.target)].dim()))[::-1]
 
     def _take_quantizer(self, node: fx.Node) -> None:
         quantizer = self.module.get_submodule(str(node.target)) if node.op == "call_module" else None
@@ -221,7 +226,7 @@ class _Fold:
     # -- what it becomes ---------------------------------------------------------------------------
 
     def apply(self) -> None:
-        """Computes and checks the new weight and bias, then changes the module."""
+        """Computes and checks the new weight and bias, then changes the module, which cannot fail."""
         weight = self.tensors[self.weight_path]
         scaled = (weight.to(torch.float64) * _along(self.factor, self.weight_axis, weight.dim())).to(weight)
         biases = self._new_biases()
@@ -252,9 +257,15 @@ class _Fold:
         new = _settled(trial, scaled.permute(order), wanted)
         moved = ~torch.isclose(trial(new).to(torch.float64), wanted, rtol=1e-6, atol=0.0)
         if bool(moved.any()):
-            why = ", where its factor is negative" if bool((factor < 0).any()) else ""
+            why = self._why_moved(quantizer, new_scale, negative=bool((factor < 0).any()))
             _keep(f"{int(moved.sum())} quantized weights of {self.weight_path} would change{why}")
         return new.permute(back), new_scale
+
+    def _why_moved(self, quantizer: qnn.Quantizer, new_scale: Tensor, *, negative: bool) -> str:
+        follows = isinstance(quantizer.scale_training, StatisticsScale) and quantizer.scale_training.following
+        if follows and new_scale.shape != quantizer.current_tensor("scale").shape:
+            return ": the scale follows the whole weight: freeze_quantizers first"
+        return ", where its factor is negative" if negative else ""
 
     def _new_biases(self) -> dict[str, Tensor]:
         """Returns the new constants by path; a new path where there was no bias."""
@@ -321,8 +332,20 @@ class _Fold:
         self.node.replace_all_uses_with(source)
         constants = self.node.all_input_nodes[1:]
         graph.erase_node(self.node)
-        self.module.delete_submodule(str(self.node.target))
+        self._take_out(str(self.node.target), constants)
+
+    def _take_out(self, path: str, constants: list[fx.Node]) -> None:
+        """Takes out the module, but not what lives below its path, as its tensors do in a traced graph."""
+        owner_path, _, leaf = path.rpartition(".")
+        owner, old = self.module.get_submodule(owner_path), self.module.get_submodule(path)
+        place = nn.Module()
+        for held in ("_parameters", "_buffers", "_non_persistent_buffers_set", "_modules"):
+            setattr(place, held, getattr(old, held))
+        place.training = old.training
+        setattr(owner, leaf, place)
         self.tensors.drop_unread(constants)
+        if not (place._parameters or place._buffers or place._modules):
+            delattr(owner, leaf)
 
 
 def _along(vector: Tensor, axis: int, rank: int) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,9 +13,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from onnx import helper
+from torch import nn
 
 import qonnx_torch as qt
 from qonnx_torch.nn.scales import SCALE_TRAINING
+from qonnx_torch.passes import folding
 from qonnx_torch.passes.shapes import declared_inputs
 
 ROOT = Path(__file__).parent.parent.parent
@@ -429,3 +432,122 @@ def test_a_folded_network_trains_and_resumes() -> None:
     with torch.no_grad():
         assert torch.equal(again(x), module.eval()(x))
         assert torch.equal(copy.deepcopy(module)(x), module(x))
+
+
+# -- traced modules, whose normalizations hold their own tensors --------------------------------------
+
+
+class Residual(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.bn0 = nn.Conv2d(3, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4)
+        self.conv, self.bn = nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = F.relu(self.bn0(self.stem(x)))
+        return F.relu(self.bn(self.conv(y)) + y)
+
+
+NETWORKS = {
+    "conv": lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 1)),
+    "depthwise": lambda: nn.Sequential(nn.Conv2d(3, 6, 3, groups=3), nn.BatchNorm2d(6, affine=False)),
+    "residual": Residual,
+    "linear": lambda: nn.Sequential(nn.Flatten(), nn.Linear(75, 8), nn.BatchNorm1d(8), nn.Linear(8, 3)),
+    "unbiased": lambda: nn.Sequential(nn.Flatten(), nn.Linear(75, 8, bias=False), nn.BatchNorm1d(8)),
+    "deconv": lambda: nn.Sequential(nn.ConvTranspose2d(3, 4, 2, 2, bias=False), nn.BatchNorm2d(4), nn.ReLU()),
+}
+WEIGHTS = {
+    "mse": qt.QuantizerConfig(4),
+    "max per channel": qt.QuantizerConfig(4, granularity="per_channel", scale="max"),
+    "fp8": qt.FloatQuantizerConfig(),
+}
+
+
+def settled_network(kind: Callable[[], nn.Module]) -> nn.Module:
+    torch.manual_seed(0)
+    module = kind()
+    for m in module.modules():
+        if isinstance(m, (nn.BatchNorm1d, nn.BatchNorm2d)):
+            m.running_mean.normal_()
+            m.running_var.uniform_(0.2, 3)
+            if m.affine:
+                nn.init.uniform_(m.weight, 0.5, 2)
+                nn.init.normal_(m.bias)
+    return module.eval()
+
+
+@pytest.mark.parametrize("weights", WEIGHTS.values(), ids=WEIGHTS)
+@pytest.mark.parametrize("kind", NETWORKS.values(), ids=NETWORKS)
+def test_quantized_modules(kind: Callable[[], nn.Module], weights: qt.QuantizerConfig) -> None:
+    module = qt.quantize(settled_network(kind), qt.QuantizationConfig(weights=weights), X)
+    before = weights_in_integers(module)
+    count = sum(isinstance(m, qt.nn.BatchNormalization) for m in module.modules())
+    report = check(module, X)
+    assert (len(report.folded), dict(report.kept)) == (count, {})
+    if not isinstance(weights, qt.FloatQuantizerConfig):
+        after = weights_in_integers(module)
+        assert before
+        assert all(torch.equal(after[k], before[k]) for k in before)
+    keys = module.state_dict()
+    assert not [k for k in keys if "running_" in k]
+    assert not any(isinstance(m, qt.nn.BatchNormalization) for m in module.modules())
+    assert torch.equal(pickle.loads(pickle.dumps(module))(X), module(X))
+    optimizer = torch.optim.SGD(qt.parameter_groups(module.train()), lr=1e-3)
+    losses = []
+    for _ in range(5):
+        optimizer.zero_grad()
+        loss = module(X).square().mean()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert all(p.grad is not None for p in module.parameters())
+    assert losses[-1] < losses[0]
+
+
+def test_a_float_module_is_folded_too() -> None:
+    module = qt.trace(settled_network(Residual), X)
+    assert check(module, X).folded == ("bn0", "bn")
+    assert set(module.state_dict()) == {"stem.weight", "bn0.bias", "conv.weight", "conv.bias"}
+
+
+def test_a_scale_that_follows_the_whole_weight_says_what_to_do() -> None:
+    config = qt.QuantizationConfig(weights=qt.QuantizerConfig(4, scale="max"))
+    module = qt.quantize(settled_network(Residual), config, X)
+    report = qt.fold_batch_normalization(module)
+    assert not report.folded
+    for reason in report.kept.values():
+        assert reason.endswith("would change: the scale follows the whole weight: freeze_quantizers first")
+    qt.freeze_quantizers(module)
+    assert len(check(module, X).folded) == 2
+
+
+def test_an_error_leaves_nothing_half_rewritten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first normalization is folded, then the second fails while its parameters are computed."""
+    module = qt.quantize(settled_network(Residual), args=X)
+    with torch.no_grad():
+        expected = module(X)
+    scaled = folding._Fold._requantized
+    monkeypatch.setattr(
+        folding._Fold,
+        "_requantized",
+        lambda self, *given: scaled(self, *given) if self.weight_path == "stem.weight" else 1 / 0,
+    )
+    with pytest.raises(ZeroDivisionError):
+        qt.fold_batch_normalization(module)
+    monkeypatch.undo()
+    module.graph.lint()
+    with torch.no_grad():
+        torch.testing.assert_close(module(X), expected, rtol=2e-5, atol=2e-5)
+    assert "self.bn0(" not in module.code
+    assert check(module, X).folded == ("bn",)
+
+
+def test_a_weight_computed_from_an_input_is_kept(make_model) -> None:
+    nodes = [
+        helper.make_node("Transpose", ["v"], ["t"]),
+        helper.make_node("MatMul", ["x", "t"], ["c"]),
+        normalized("c"),
+    ]
+    model = make_model(nodes, inputs={"x": (2, 3), "v": (4, 3)}, initializers=arrays(4))
+    report = qt.fold_batch_normalization(qt.import_model(model))
+    assert report.kept["bn"] == "its weight is computed from v"

@@ -18,9 +18,11 @@ from qonnx.core.onnx_exec import execute_onnx
 from qonnx.transformation.quantize_graph import QuantizeGraph
 from qonnx.util.cleanup import cleanup_model
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations, prune
 
 import qonnx_torch as qt
 from qonnx_torch.lowering import trace
+from qonnx_torch.ops.elementwise import mul
 from qonnx_torch.passes.quantization.config import (
     AnyQuantizerConfig,
     FloatQuantizerConfig,
@@ -595,10 +597,6 @@ def test_no_data_is_refused() -> None:
         quantize(made(Mlp))
     with pytest.raises(qt.QonnxTorchError, match="there is no batch to calibrate on"):
         quantize(imported, calibration=[])
-    with pytest.raises(
-        qt.QonnxTorchError, match=r"quantizer input_quant: all values .* are 0; or give it a number"
-    ):
-        quantize(imported, args=torch.zeros(2, 6))
     with pytest.raises(qt.QonnxTorchError, match=r"quantizer input_quant: .*NaN"):
         quantize(imported, args=torch.full((2, 6), float("nan")))
 
@@ -662,3 +660,211 @@ def test_a_kept_batch_runs_in_qonnx() -> None:
     (result,) = execute_onnx(model, {model.graph.input[0].name: x.numpy()}).values()
     with torch.no_grad():
         torch.testing.assert_close(torch.from_numpy(result), module(x), rtol=1e-5, atol=1e-5)
+
+
+# -- values of only zeros, other dtypes, tables, nothing at all -------------------------------------
+
+
+class ZeroHead(nn.Module):
+    """What trains from zero: a head and its bias; an input of zeros, and a Relu that gives only zeros."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.state, self.dead, self.head = (nn.Linear(6, 6) for _ in range(4))
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.body(x) + self.state(x * 0)
+        return self.head(y) + self.dead(torch.relu(y - 1e3))
+
+
+@pytest.mark.parametrize(
+    ("config", "weight", "relu"),
+    [
+        (QuantizerConfig(8), 1 / 127, 1 / 255),
+        (QuantizerConfig(4, scale="lsq"), 1 / 7, 1 / 15),
+        (QuantizerConfig(4, power_of_two=True), 1 / 4, 1 / 8),  # up, from 1 / 7 and 1 / 15
+        (QuantizerConfig(8, granularity="per_channel", scale="max"), 1 / 127, 1 / 255),
+        (FloatQuantizerConfig(), 1 / 448, 1 / 448),
+    ],
+)
+def test_zeros_start_with_the_range_from_minus_one_to_one(
+    config: AnyQuantizerConfig, weight: float, relu: float
+) -> None:
+    module, x = made(ZeroHead), random(4, 6)
+    whole = QuantizationConfig(config, config, config, biases=config)
+    with pytest.warns(UserWarning, match="it starts with the range") as seen:
+        quantized = quantize(module, whole, x)
+    named = {str(w.message).split(":")[0].removeprefix("quantizer ") for w in seen}
+    assert named == {"head.weight_quant", "head.bias_quant", "relu_quant", "mul_quant"}
+    for w in seen:
+        assert "are 0; it starts with the range -1 to 1: calibrate it once" in str(w.message)
+    for name, scale in {"head.weight_quant": weight, "head.bias_quant": weight, "relu_quant": relu}.items():
+        own = quantized.get_submodule(name).scale  # as it was found; a statistic follows the zeros
+        torch.testing.assert_close(own, torch.full_like(own, scale), rtol=1e-6, atol=0)
+    weights = quantized.get_submodule("head.weight_quant")(quantized.get_parameter("head.weight"))
+    assert not weights.any()
+    quantized.train()(x).sum().backward()
+    assert quantized.get_parameter("head.weight").grad.abs().sum() > 0
+
+
+def test_zeros_on_an_asymmetric_grid() -> None:
+    config = QuantizerConfig(8, scale="max", zero_point="asymmetric")
+    with pytest.warns(UserWarning, match="input_quant: all values"):
+        module = quantize(made(Mlp), QuantizationConfig(activations=config, inputs=config), torch.zeros(2, 6))
+    found = module.get_submodule("input_quant").current_parameters()
+    assert float(found["scale"]) == pytest.approx(2 / 255)
+    assert abs(float(found["zero_point"]) - 127.5) == 0.5  # 0 - -1 / (2 / 255) is a tie
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("config", [CONFIGS["W8A8"], CONFIGS["W4A4"], CONFIGS["fp8"], CONFIGS["W1A1"]])
+def test_other_dtypes(dtype: torch.dtype, config: QuantizationConfig) -> None:
+    module, x = made(Cnn).to(dtype), random(*IMAGE).to(dtype)
+    quantized = quantize(module, config, x)
+    for quantizer in quantizers(quantized).values():
+        current = quantizer.current_parameters()
+        assert current["scale"].dtype is dtype
+        assert all(v.dtype is torch.float32 for n, v in current.items() if n != "scale")
+    result = quantized(x)
+    assert result.dtype is dtype
+    if dtype is not torch.bfloat16:  # which ONNX's Conv and MaxPool do not take
+        assert torch.equal(qt.import_model(qt.export_qonnx(quantized))(x), result)
+    result.float().sum().backward()
+    assert all(bool(p.grad.isfinite().all()) for p in quantized.parameters() if p.grad is not None)
+    # The scales are those of the same network in float32, to the rounding of the dtype.
+    other = quantizers(quantize(made(Cnn), config, random(*IMAGE)))
+    for name, quantizer in quantizers(quantized).items():
+        expected = scale_of(other[name])
+        close = {torch.float16: 0.03, torch.bfloat16: 0.1, torch.float64: 1e-5}[dtype]
+        torch.testing.assert_close(scale_of(quantizer).float(), expected, rtol=close, atol=1e-9)
+
+
+class Embedded(nn.Module):
+    """Tokens to tokens; the head is tied to the embedding where asked for."""
+
+    def __init__(self, tied: bool = True) -> None:
+        super().__init__()
+        self.table = nn.Embedding(11, 6)
+        self.body = nn.Linear(6, 6)
+        self.head = nn.Linear(6, 11, bias=False)
+        if tied:
+            self.head.weight = self.table.weight
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.head(torch.relu(self.body(self.table(tokens))))
+
+
+TOKENS = torch.arange(10).reshape(2, 5)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("granularity", ["per_tensor", "per_channel"])
+def test_embeddings_are_weights(tied: bool, granularity: Any) -> None:
+    torch.manual_seed(0)
+    weights = QuantizerConfig(4, granularity=granularity, scale="max")
+    config = QuantizationConfig(weights, QuantizerConfig(8))
+    module = quantize(Embedded(tied), config, TOKENS)
+    table = module.get_submodule("table.weight_quant")
+    assert (bits(table), table.narrow, table.gradient) == (4, True, "pass")
+    rows = module.get_parameter("table.weight").detach().abs()
+    largest = rows.amax() if granularity == "per_tensor" else rows.amax(1, keepdim=True)  # as Brevitas' rows
+    torch.testing.assert_close(scale_of(table), largest / 7)
+    assert bits(module.get_submodule("relu_quant")) == 8
+    assert ("head.weight_quant" in quantizers(module)) != tied
+    assert qt.verify(module, TOKENS, reference="onnxruntime").passed
+
+
+def test_a_tied_embedding_follows_the_operator_whose_weight_it_is() -> None:
+    last = QuantizationRule(layers="last", weights=QuantizerConfig(6))
+    config = QuantizationConfig(QuantizerConfig(4), rules=(last,))
+    found = quantizers(quantize(Embedded(), config, TOKENS))
+    assert (bits(found["table.weight_quant"]), bits(found["body.weight_quant"])) == (6, 4)
+    own = QuantizationRule(op_types=("Gather",), weights=QuantizerConfig(3))
+    found = quantizers(quantize(Embedded(False), QuantizationConfig(rules=(own,)), TOKENS))
+    assert (bits(found["table.weight_quant"]), bits(found["head.weight_quant"])) == (3, 8)
+    none = QuantizationConfig(weights=None)
+    assert set(quantizers(quantize(Embedded(), none, TOKENS))) == {"relu_quant"}
+
+
+def test_two_readers_that_want_a_table_differently_are_refused() -> None:
+    class Two(Embedded):
+        def forward(self, tokens: Tensor) -> Tensor:
+            return self.head(self.table(tokens)) + self.body(self.table(tokens)).sum()
+
+    rule = QuantizationRule(names=("head",), weights=QuantizerConfig(4))
+    with pytest.raises(
+        qt.QonnxTorchError,
+        match=r"table_weight is read by head, which wants .*=4.* and by body/MatMul, which wants .*=8",
+    ):
+        quantize(Two(False), QuantizationConfig(rules=(rule,)), TOKENS)
+
+
+@pytest.mark.parametrize(
+    ("module", "config", "message"),
+    [
+        (nn.ReLU(), None, "op_types of the configuration are Conv, .*MatMul, and it has only Relu"),
+        (nn.LSTM(6, 4), None, "only calls that have no ONNX operator"),
+        (nn.Linear(6, 3), QuantizationConfig(op_types=("Conv",)), "are Conv, and it has only Gemm"),
+        (
+            nn.Linear(6, 3),
+            QuantizationConfig(None, None, None, biases=None, residuals=QuantizerConfig(8)),
+            "asks for no quantizer at its Gemm",
+        ),
+    ],
+)
+def test_nothing_to_quantize_is_a_warning(module: nn.Module, config: Any, message: str) -> None:
+    class Root(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = module
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.inner(x)
+            return y[0] if isinstance(y, tuple) else y
+
+    with pytest.warns(UserWarning, match=f"nothing in the module was quantized: .*{message}"):
+        assert not quantizers(quantize(Root(), config, random(4, 6)))
+
+
+# -- layers that compute more than their class says -------------------------------------------------
+
+
+def test_pruned_weights_are_quantized_behind_their_mask() -> None:
+    module = made(Mlp)
+    prune.l1_unstructured(module[3], "weight", 0.5)
+    x = random(4, 6)
+    quantized = quantize(module.train(), CONFIGS["W4A4"], x)
+    zeros = module[3].weight_mask == 0
+    optimizer = torch.optim.SGD(quantized.parameters(), lr=0.1)
+    before = quantized.get_parameter("3.weight_orig").detach().clone()
+    for _ in range(3):
+        optimizer.zero_grad()
+        quantized(x).square().sum().backward()
+        optimizer.step()
+    after = quantized.get_parameter("3.weight_orig").detach()
+    assert torch.equal(after[zeros], before[zeros])
+    assert not torch.equal(after[~zeros], before[~zeros])
+    (call,) = (n for n in quantized.graph.nodes if n.target == "3.mul_quant")
+    assert call.args[0].target is mul
+    assert not [n for n in quantizers(quantized) if n.startswith("3.weight_")]  # neither factor is quantized
+    assert qt.verify(quantized.eval(), x, reference="qonnx").passed
+
+
+@pytest.mark.parametrize("wrap", [parametrizations.weight_norm, parametrizations.spectral_norm])
+def test_parametrized_weights_are_quantized_as_they_are_used(wrap: Callable[..., nn.Module]) -> None:
+    torch.manual_seed(0)
+    module = nn.Sequential(wrap(nn.Linear(6, 8)), nn.ReLU(), nn.Linear(8, 3)).eval()
+    largest = QuantizationConfig(weights=QuantizerConfig(4, scale="max"))
+    quantized = quantize(module, largest, random(4, 6))
+    (name,) = (n for n in quantizers(quantized) if n.startswith("0."))  # not the products of the norm too
+    scale = scale_of(quantized.get_submodule(name))
+    torch.testing.assert_close(scale, module[0].weight.detach().abs().max() / 7)
+    assert qt.verify(quantized, random(4, 6), reference="qonnx").passed
+
+
+def test_compiled_modules() -> None:
+    module, x = made(Mlp), random(4, 6)
+    quantized = quantize(torch.compile(module, backend="eager"), args=x)
+    assert set(quantized.state_dict()) == set(quantize(module, args=x).state_dict())

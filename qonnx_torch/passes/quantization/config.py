@@ -51,10 +51,12 @@ class QuantizerConfig:
         narrow: drop the lowest (signed) or highest (unsigned) integer. None: for weights that are signed and
             symmetric, as Brevitas does, not else.
         rounding_mode: as in `qonnx_torch.nn.Quant`.
-        granularity: one scale, or one per channel: of weights the output channels, of activations axis 1.
+        granularity: one scale, or one per channel: of weights the output channels, of embeddings the rows, of
+            activations axis 1.
         scale: a number, one per channel, or how to find it: `mse`, `max`, `percentile`, `moving_average` or
             `lsq` (`qonnx_torch.calibrate` explains them; weights take no moving average). With few bits the
-            largest value is a poor end of the range: `mse` gives it up where that costs less.
+            largest value is a poor end of the range: `mse` gives it up where that costs less. Where all
+            values are 0, the range is -1 to 1, with a warning.
         options: of that method.
         zero_point: `symmetric` (0), `asymmetric` (found with the scale), or a number.
         power_of_two: round the scale that was found up to a power of two.
@@ -197,7 +199,8 @@ class QuantizationConfig:
     """Which values of a module are quantized, and how; 8 bits by default.
 
     Attributes:
-        weights: constant inputs of the quantized operators; None for none, as in the next five.
+        weights: constant inputs of the quantized operators, and constants that these are taken from, such as
+            embeddings; None for none, as in the next five.
         activations: computed inputs of the quantized operators.
         inputs: inputs of the module that reach a quantized operator.
         outputs: outputs of the module.

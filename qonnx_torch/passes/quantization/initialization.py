@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
@@ -13,6 +14,7 @@ import qonnx_torch.nn as qnn
 from qonnx_torch.errors import QonnxTorchError
 from qonnx_torch.passes.calibration import calibrate_quantizer, make_observer, observe, solution
 from qonnx_torch.passes.calibration.observers import Observer
+from qonnx_torch.passes.calibration.rules import NothingSeenError
 from qonnx_torch.passes.quantization.config import AnyQuantizerConfig, FloatQuantizerConfig, QuantizerConfig
 from qonnx_torch.passes.training import QuantizerTraining, configure_quantizer
 
@@ -25,7 +27,12 @@ _UNSET = 1.0  # every scale that is not given is found before anyone sees the mo
 
 
 def make_quantizer(
-    config: AnyQuantizerConfig, role: Role, *, signed: bool, shape: Sequence[int]
+    config: AnyQuantizerConfig,
+    role: Role,
+    *,
+    signed: bool,
+    shape: Sequence[int],
+    dtype: torch.dtype = torch.float32,
 ) -> qnn.Quantizer:
     """Returns a quantizer with the scale of its configuration, or one yet to be found.
 
@@ -34,11 +41,12 @@ def make_quantizer(
         role: `weight` for what depends on no input.
         signed: whether values may be negative, for a configuration that leaves it open.
         shape: of the scale, () for one per tensor.
+        dtype: of the scale: that of the values, which they keep then. The other parameters stay float32.
 
     Raises:
         QonnxTorchError: scales that do not fit the channels.
     """
-    scale = _scale(config, shape)
+    scale = _scale(config, shape).to(dtype)
     if isinstance(config, FloatQuantizerConfig):
         exponent, mantissa = config.exponent_bit_width, config.mantissa_bit_width
         mode = config.rounding_mode
@@ -53,7 +61,7 @@ def make_quantizer(
     zero_point = _UNSET if asymmetric else 0.0 if symmetric else float(config.zero_point)
     return qnn.Quant(
         scale,
-        torch.full_like(scale, zero_point) if asymmetric else zero_point,
+        torch.full(tuple(shape), zero_point) if asymmetric else zero_point,
         config.bit_width,
         signed=signed,
         narrow=narrow,
@@ -68,8 +76,8 @@ def _scale(config: AnyQuantizerConfig, shape: Sequence[int]) -> Tensor:
         channels = torch.Size(shape).numel()
         if len(given) != channels:
             raise QonnxTorchError(f"{len(given)} scales were given for {channels} channels")
-        return torch.tensor(given).reshape(tuple(shape))
-    return torch.full(tuple(shape), _UNSET if isinstance(given, str) else float(given))
+        return torch.tensor(given, dtype=torch.float64).reshape(tuple(shape))
+    return torch.full(tuple(shape), _UNSET if isinstance(given, str) else given, dtype=torch.float64)
 
 
 def initialize(name: str, quantizer: qnn.Quantizer, config: AnyQuantizerConfig, values: Tensor) -> None:
@@ -77,8 +85,9 @@ def initialize(name: str, quantizer: qnn.Quantizer, config: AnyQuantizerConfig, 
     if not isinstance(config.scale, str):
         return
     with _named(name):
-        calibrate_quantizer(quantizer, values.detach(), method=config.scale, **config.options)
-        _snap(quantizer, config)
+        observer = make_observer(quantizer, config.scale, config.options)
+        observer.observe(values)
+    _set(name, quantizer, config, observer)
 
 
 def calibrate_activations(
@@ -110,11 +119,26 @@ def calibrate_activations(
     quantizers = {name: quantizer for name, (quantizer, _) in pending.items()}
     observe(module, quantizers, observers, data, progress=progress)
     for name, (quantizer, config) in pending.items():
-        with _named(name):
-            if not observers[name].count:
-                raise QonnxTorchError("the data never reached it")
-            quantizer.set_parameters(**solution(quantizer, observers[name]))
-            _snap(quantizer, config)
+        _set(name, quantizer, config, observers[name])
+
+
+def _set(name: str, quantizer: qnn.Quantizer, config: AnyQuantizerConfig, observer: Observer) -> None:
+    """Sets the scale that follows from what was seen; with a warning, that of -1 to 1 where it was only 0."""
+    with _named(name):
+        if not observer.count:
+            raise QonnxTorchError("the data never reached it")
+        try:
+            quantizer.set_parameters(**solution(quantizer, observer))
+        except NothingSeenError as error:
+            one = torch.ones_like(quantizer.current_tensor("scale"))
+            calibrate_quantizer(quantizer, torch.stack((-one, one)))
+            warnings.warn(
+                f"quantizer {name}: {error}; it starts with the range -1 to 1: calibrate it once there are "
+                "other values, or give it a number as scale",
+                UserWarning,
+                stacklevel=2,
+            )
+        _snap(quantizer, config)
 
 
 def _snap(quantizer: qnn.Quantizer, config: AnyQuantizerConfig) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from operator import getitem
 from typing import Any
@@ -50,14 +51,17 @@ class Inserter:
         self._paths = {name for name, _ in module.named_modules()}
         self._names = {n for own in value_names(module).values() for n in own}
         self._names |= {onnx_name(p) for p in module.state_dict()}
+        self._weights: set[str] = set()
 
     def insert(self, config: QuantizationConfig) -> None:
-        """Inserts every quantizer that the configuration asks for."""
-        for node, plan in plans(self.values, config).items():
+        """Inserts every quantizer that the configuration asks for; warns where that is none at all."""
+        planned = plans(self.values, config)
+        for node, plan in planned.items():
             self._check_positions(node, plan)
-            for index, value in enumerate(node.args):
-                if isinstance(value, fx.Node):
-                    self._input(node, plan, index)
+            self._inputs(node, plan, constant=True)
+        self._weights = set(self.sites)
+        for node, plan in planned.items():
+            self._inputs(node, plan, constant=False)
             if config.residuals is not None and node.target is add:
                 self._residual(node, plan, config.residuals)
             for index, result in _results(node).items():
@@ -66,12 +70,17 @@ class Inserter:
             for result in self.module.graph.output_node().all_input_nodes:
                 if not self.values.is_quantized(result):
                     self._behind(result, config.outputs, "the outputs of the module", exact=True)
+        if not any(map(self.values.gives_quantized, self.module.graph.nodes)):
+            _warn_of_nothing(config, planned)
 
     # -- the cases of `quantize` -------------------------------------------------------------------
 
-    def _input(self, node: fx.Node, plan: Plan, index: int) -> None:
-        value = node.args[index]
-        assert isinstance(value, fx.Node)
+    def _inputs(self, node: fx.Node, plan: Plan, *, constant: bool) -> None:
+        for index, value in enumerate(node.args):
+            if isinstance(value, fx.Node) and self.values.is_constant(value) == constant:
+                self._input(node, plan, index, value)
+
+    def _input(self, node: fx.Node, plan: Plan, index: int, value: fx.Node) -> None:
         if ("input", index) in plan.positions:  # Case 5
             self._exactly(node, plan, index, value)
         elif self.values.is_constant(value):  # Case 1
@@ -80,6 +89,9 @@ class Inserter:
                 self._weight(node, plan, value, config)
         else:  # Case 2
             for source in dict.fromkeys(self.values.sources(value)):
+                if self.values.is_constant(source):
+                    self._table(source, plan)
+                    continue
                 origin = source.all_input_nodes[0] if str(source.target) in self.sites else source
                 config = plan.inputs if origin.op == "placeholder" else plan.activations
                 if config is not None:
@@ -94,6 +106,11 @@ class Inserter:
                 axis = perm[axis] if perm is not None else rank - 1 - axis
             value = value.all_input_nodes[0]
         self._behind(value, config, plan.name, axis=axis)
+
+    def _table(self, source: fx.Node, plan: Plan) -> None:
+        """Quantizes a constant that others are taken from (an embedding), unless it is a weight itself."""
+        if plan.weights is not None and str(source.target) not in self._weights:
+            self._behind(source, plan.weights, plan.name, axis=0)
 
     def _residual(self, node: fx.Node, plan: Plan, config: AnyQuantizerConfig) -> None:  # Case 3
         values = [a for a in node.args if isinstance(a, fx.Node)]
@@ -183,7 +200,11 @@ class Inserter:
         path = self._path(name)
         try:
             quantizer = make_quantizer(
-                config, role, signed=signed, shape=self._scale_shape(value, config, axis)
+                config,
+                role,
+                signed=signed,
+                shape=self._scale_shape(value, config, axis),
+                dtype=self.values.dtype(value),
             )
         except QonnxTorchError as error:
             raise QonnxTorchError(f"quantizer {path}: {error}") from None
@@ -227,6 +248,20 @@ class Inserter:
             path = f"{wanted}_{count}"
         self._paths.add(path)
         return path
+
+
+def _warn_of_nothing(config: QuantizationConfig, planned: Mapping[fx.Node, Plan]) -> None:
+    parts = ("weights", "activations", "inputs", "outputs", "biases", "residuals", "rules")
+    if not any(getattr(config, part) for part in parts):
+        return  # nothing was asked for
+    found = sorted({plan.op_type for plan in planned.values()})
+    sought = [t for t in found if t in config.op_types]
+    if sought:
+        reason = f"the configuration asks for no quantizer at its {', '.join(sought)}"
+    else:
+        only = ", ".join(found) or "calls that have no ONNX operator"
+        reason = f"op_types of the configuration are {', '.join(config.op_types)}, and it has only {only}"
+    warnings.warn(f"nothing in the module was quantized: {reason}", UserWarning, stacklevel=4)
 
 
 def _results(node: fx.Node) -> dict[int, fx.Node]:

@@ -133,6 +133,10 @@ class Values:
         """Returns the shape of a tensor; a dynamic dimension has some size."""
         return tuple(self._results[node].shape)
 
+    def dtype(self, node: fx.Node) -> torch.dtype:
+        """Returns the dtype of a tensor."""
+        return self._results[node].dtype
+
     def is_floating(self, node: fx.Node) -> bool:
         """Returns whether a value is a tensor of floating numbers."""
         return node in self._results and self._results[node].is_floating_point()
@@ -234,17 +238,21 @@ _BATCH = 37
 def plans(values: Values, config: QuantizationConfig) -> dict[fx.Node, Plan]:
     """Returns how each operator is quantized, without those that are not.
 
+    An operator that computes a constant (a weight's norm, say) is none that is quantized, unless a rule names
+    its type: what it gives is.
+
     Raises:
         QonnxTorchError: a rule or an operator type that fits nothing.
     """
     _check_types(values, config)
     operators = {n: t for n in values.module.graph.nodes if (t := values.op_type(n)) is not None}
-    ends = _first_and_last(values, [n for n, t in operators.items() if t in config.op_types])
+    layers = [n for n, t in operators.items() if t in config.op_types and not values.is_constant(n)]
+    ends = _first_and_last(values, layers)
     used: set[int] = set()
     found: dict[fx.Node, Plan] = {}
     for node, op_type in operators.items():
         plan = Plan(op_type, node.meta["onnx"].name or node.name)
-        chosen = op_type in config.op_types
+        chosen = op_type in config.op_types and not values.is_constant(node)
         if chosen:
             plan.weights, plan.activations = config.weights, config.activations
             plan.inputs, plan.biases = config.inputs, config.biases
