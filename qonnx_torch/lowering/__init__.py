@@ -116,10 +116,7 @@ def _copied(module: nn.Module) -> nn.Module:
     """Returns a copy. What hooks left in attributes (a pruned weight) torch copies only without gradients."""
     held = (value for part in module.modules() for value in vars(part).values())
     computed = [value for value in held if isinstance(value, Tensor) and not value.is_leaf]
-    copied = copy.deepcopy(module, {id(value): value.detach().clone() for value in computed})
-    for part in copied.modules():
-        part._compiled_call_impl = None  # of `module.compile()`, which would compile the tracing
-    return copied
+    return copy.deepcopy(module, {id(value): value.detach().clone() for value in computed})
 
 
 def declare(module: fx.GraphModule, header: ModelProto, tensors: tuple[TensorOrigin, ...] = ()) -> None:

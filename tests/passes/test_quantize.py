@@ -868,3 +868,12 @@ def test_compiled_modules() -> None:
     module, x = made(Mlp), random(4, 6)
     quantized = quantize(torch.compile(module, backend="eager"), args=x)
     assert set(quantized.state_dict()) == set(quantize(module, args=x).state_dict())
+
+
+def test_a_compiled_import_keeps_its_names() -> None:
+    imported = qt.import_model(qt.export_qonnx(trace(made(Mlp), random(2, 6))))
+    compiled = torch.compile(imported)
+    x = random(4, 6)
+    found = quantize(compiled, args=x)  # not traced: the nodes and names are those of the file
+    assert quantizers(found).keys() == quantizers(quantize(imported, args=x)).keys()
+    assert torch.equal(found(x), quantize(imported, args=x)(x))

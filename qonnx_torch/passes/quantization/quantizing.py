@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 
 from qonnx_torch.errors import QonnxTorchError
 from qonnx_torch.lowering import declare, trace
+from qonnx_torch.lowering.tracing import uncompiled
 from qonnx_torch.passes.quantization.config import QuantizationConfig
 from qonnx_torch.passes.quantization.initialization import calibrate_activations, train
 from qonnx_torch.passes.quantization.insertion import Inserter
@@ -41,6 +42,7 @@ def quantize(
        Transpose, Concat, Slice, Gather, zero Pad, Dropout, ...): directly behind the Relu, the
        BatchNormalization or the input of the module that they come from. All readers of that value read
        it quantized.
+       A constant that is only passed on (an embedding's table) is quantized as a weight.
     3. `residuals`: one quantizer, called at both inputs of the Add.
     4. `outputs` of an operator, or of the module: behind it, for all readers.
     5. `positions`: exactly at that input of that operator, or behind that output, instead of 1, 2 and 4.
@@ -63,9 +65,12 @@ def quantize(
         A GraphModule in the mode of the module. The quantizers train as their configuration says.
 
     Raises:
-        QonnxTorchError: a rule that fits no operator; no data where a scale is to be found; values on which
-            no scale can be found; one value that two operators want quantized differently.
+        QonnxTorchError: a rule that fits no operator; no data where a scale is to be found; values that are
+            not finite; one value that two operators want quantized differently.
         UnsupportedModelError: a module that cannot be traced, or shapes that cannot be inferred.
+
+    Warns:
+        UserWarning: values that are all 0 (the range is -1 to 1 then), and where nothing was quantized.
     """
     config = config or QuantizationConfig()
     inputs = (args,) if isinstance(args, Tensor) else tuple(args) if args is not None else ()
@@ -85,6 +90,7 @@ def _representation(
     module: nn.Module, inputs: tuple[Any, ...], batch: Literal["dynamic", "keep"]
 ) -> fx.GraphModule:
     """Returns a copy of a module as a graph of operators, each node with its ONNX names in its meta."""
+    module = uncompiled(module)
     provenance = provenance_of(module)
     if provenance is None or not isinstance(module, fx.GraphModule):
         if not inputs:
