@@ -262,8 +262,8 @@ class LoweringTracer(RepresentationTracer):
 
 def uncompiled(module: nn.Module) -> nn.Module:
     """Returns the module inside one that `torch.compile` gives (OptimizedModule), any other as it is."""
-    inner = module._modules.get("_orig_mod")  # its class would have to be imported, with all of the compiler
-    return module if inner is None else inner
+    inner = getattr(module, "_orig_mod", None)  # to know its class would take importing the compiler
+    return inner if isinstance(inner, nn.Module) else module
 
 
 def _hooked(module: nn.Module) -> bool:
