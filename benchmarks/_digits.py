@@ -61,7 +61,7 @@ class FloatDigits(nn.Module):
         return self.fc(torch.flatten(x, 1))
 
 
-class BinaryWeight(Int8WeightPerTensorFloat):  # type: ignore[misc]
+class BinaryWeight(Int8WeightPerTensorFloat):
     """Brevitas' binary weights with the mean of |w| per output channel as scale."""
 
     quant_type = QuantType.BINARY
@@ -69,7 +69,7 @@ class BinaryWeight(Int8WeightPerTensorFloat):  # type: ignore[misc]
     scaling_stats_op = StatsOp.AVE
 
 
-class LearnedWeight(Int8WeightPerTensorFloat):  # type: ignore[misc]
+class LearnedWeight(Int8WeightPerTensorFloat):
     """Brevitas' weight quantizer with a learned scale that starts at the statistics."""
 
     scaling_impl_type = ScalingImplType.PARAMETER_FROM_STATS

@@ -30,13 +30,13 @@ import copy
 import json
 import statistics
 import sys
-import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from _timing import interleaved, median_ratio
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -154,24 +154,17 @@ def main() -> int:
     x, y = torch.rand(options.batch, 3, 32, 32), torch.randint(0, 10, (options.batch,))
     console.print(check(models, x, y))
 
-    times: dict[tuple[str, str, str], list[float]] = {}
     steps: dict[tuple[str, str, str], Step] = {}
     for how in ("eager",) if options.no_compile else ("eager", "compiled"):
         for layout, memory_format in FORMATS.items():
             for name, model in models.items():
                 with console.status(f"{name}, {layout}, {how}: preparing"):
                     torch._dynamo.reset()
-                    key = (how, layout, name)
-                    steps[key] = step_of(model, x, y, memory_format, how == "compiled")
-                    for _ in range(2):
-                        steps[key]()
-                    times[key] = []
-    for number in range(options.rounds):
-        with console.status(f"round {number + 1} of {options.rounds}"):
-            for key, step in steps.items():
-                started = time.process_time()
-                step()
-                times[key].append(time.process_time() - started)
+                    step = step_of(model, x, y, memory_format, how == "compiled")
+                    step()
+                    steps[how, layout, name] = step
+    with console.status(f"{options.rounds} rounds"):
+        times = interleaved(steps, options.rounds)
 
     table = Table(title=f"One training step of CNV 2W2A, batch {options.batch}: CPU milliseconds, one thread")
     columns = ("", "float", "Brevitas", "ours", "ours / float", "Brevitas / ours")
@@ -180,8 +173,8 @@ def main() -> int:
     rows = []
     for how, layout in dict.fromkeys(key[:2] for key in times):
         taken = [times[how, layout, name] for name in models]
-        float_ratio = statistics.median(o / f for f, _, o in zip(*taken, strict=True))
-        brevitas_ratio = statistics.median(b / o for _, b, o in zip(*taken, strict=True))
+        plain, brevitas, ours = taken
+        float_ratio, brevitas_ratio = median_ratio(ours, plain), median_ratio(brevitas, ours)
         medians = [1e3 * statistics.median(t) for t in taken]
         table.add_row(
             f"{how}, {layout}", *(f"{m:.0f}" for m in medians), f"{float_ratio:.2f}", f"{brevitas_ratio:.2f}"

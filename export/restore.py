@@ -9,6 +9,7 @@ from torch import fx
 
 import qonnx_torch.nn as qnn
 from qonnx_torch.errors import ExportError
+from qonnx_torch.passes.tensors import named_tensors
 from qonnx_torch.provenance import Provenance, TensorOrigin, computing_nodes
 
 from .tensors import fill, tensor_proto
@@ -18,8 +19,7 @@ __all__ = ["is_quantizer_parameter", "restore", "state_of"]
 
 def state_of(module: torch.nn.Module) -> dict[str, torch.Tensor]:
     """Returns every parameter and buffer by path; of quantizers, what their learned parameters stand for."""
-    state: dict[str, torch.Tensor] = dict(module.named_parameters(remove_duplicate=False))
-    state |= dict(module.named_buffers(remove_duplicate=False))
+    state = named_tensors(module)
     for name, submodule in module.named_modules(remove_duplicate=False):
         if isinstance(submodule, qnn.Quantizer):
             state |= {f"{name}.{p}": value for p, value in submodule.current_parameters().items()}

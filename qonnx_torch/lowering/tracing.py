@@ -77,6 +77,7 @@ class LoweringTracer(RepresentationTracer):
         self.batch_sizes = batch_sizes
         self.emitter: Emitter
         self.training: dict[nn.Module, bool] = {}
+        self.paths: dict[int, str] = {}
 
     def lower(self, root: nn.Module) -> None:
         """Traces a module as it computes in `eval()`."""
@@ -103,8 +104,9 @@ class LoweringTracer(RepresentationTracer):
         """Makes the graph inputs; parameters of `forward` without an example keep their defaults."""
         root = self.root
         assert isinstance(root, nn.Module)
-        names = (n for n, _ in (*root.named_parameters(), *root.named_buffers()))
-        self.emitter = Emitter(self.graph, max(1, len(self.batch_sizes)), names)
+        tensors = dict((*root.named_parameters(), *root.named_buffers()))
+        self.paths = {id(tensor): path for path, tensor in reversed(tensors.items())}  # the first path counts
+        self.emitter = Emitter(self.graph, max(1, len(self.batch_sizes)), tensors)
         positional: list[Any] = [root]
         for name, example in zip(_names(root_fn, len(self.examples)), self.examples, strict=True):
             if isinstance(example, Tensor):
@@ -195,10 +197,9 @@ class LoweringTracer(RepresentationTracer):
 
     def _tensor(self, tensor: Tensor) -> fx.Node:
         """Returns the node of a tensor: of the original's own name where it has one, else of a new buffer."""
-        assert isinstance(self.root, nn.Module)
-        for path, own in (*self.root.named_parameters(), *self.root.named_buffers()):
-            if own is tensor:
-                return self.emitter.attribute(path, tensor)
+        path = self.paths.get(id(tensor))
+        if path is not None:
+            return self.emitter.attribute(path, tensor)
         known = self.tensor_attrs.get(tensor)
         if known is None:
             known = self.tensor_attrs[tensor] = self.emitter.unique(f"constant_{len(self.tensor_attrs)}")

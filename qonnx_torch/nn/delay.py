@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Delay", "may_count"]
+__all__ = ["Delay", "may_write_buffers"]
 
 
-def may_count() -> bool:
+def may_write_buffers() -> bool:
     """Returns whether a forward may write its buffers: not under torch.func, whose functions are pure."""
     return torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is None
 
@@ -35,6 +35,6 @@ class Delay(nn.Module):
     def forward(self, x: Tensor, quantized: Tensor) -> Tensor:
         """Returns x while steps remain, else quantized; both branches stay in autograd's graph."""
         result = torch.where(self.remaining > 0, x, quantized)
-        if self.training and torch.is_grad_enabled() and may_count():
+        if self.training and torch.is_grad_enabled() and may_write_buffers():
             self.remaining.sub_(1).clamp_(min=0)
         return result

@@ -110,14 +110,14 @@ class Quant(Quantizer):
         _, bit_width = others
         if self.signed and self._one_bit:
             return torch.ones((), device=bit_width.device)  # +-1, also where narrow
-        low, high = integer_bounds(_roomy(bit_width), signed=self.signed, narrow=self.narrow)
+        low, high = integer_bounds(bit_width, signed=self.signed, narrow=self.narrow)
         threshold = -low if self.signed else high
         return threshold.reshape(()) if threshold.numel() == 1 else threshold
 
     def integer_range(self) -> tuple[Tensor, Tensor]:
         """Returns the smallest and largest integer. Raises QonnxTorchError without a bit width of its own."""
         self.current_tensor("bit_width")
-        return integer_bounds(_roomy(self._owned()["bit_width"]), signed=self.signed, narrow=self.narrow)
+        return integer_bounds(self._owned()["bit_width"], signed=self.signed, narrow=self.narrow)
 
     def _owned(self) -> dict[str, Tensor]:
         self._refresh_one_bit()  # the bit width may have been changed in place, which nothing announces
@@ -134,7 +134,7 @@ class Quant(Quantizer):
             bit_width = _whole_bits(bit_width)
         if isinstance(self.zero_point, nn.Parameter):
             zero_point = straight_through(zero_point, torch.round(zero_point.detach()))
-        return [scale, zero_point, _roomy(bit_width)]
+        return [scale, zero_point, bit_width]
 
     def _refresh_one_bit(self) -> None:
         # Read once, not in forward: a value read there would break graph capture and wait for the GPU.
@@ -187,11 +187,6 @@ class Quant(Quantizer):
 
     def _elements(self, x: Tensor) -> int:
         return math.prod(x.shape[1:]) if self.batched and x.dim() > 0 else x.numel()
-
-
-def _roomy(bit_width: Tensor) -> Tensor:
-    """Returns bits in a type that 2^bits does not overflow."""
-    return bit_width if bit_width.is_floating_point() else bit_width.to(torch.int64)
 
 
 def _whole_bits(bit_width: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from qonnx_torch.errors import QonnxTorchError
-from qonnx_torch.nn.delay import Delay, may_count
+from qonnx_torch.nn.delay import Delay, may_write_buffers
 from qonnx_torch.nn.scales import (
     ScaleTraining,
     Statistic,
@@ -131,6 +131,12 @@ class Quantizer(nn.Module):
         if self.scale_training is not None and restarted is not None:
             _take_over(self.scale_training, restarted)
             self.scale_training = restarted
+
+    @property
+    def owns_scale(self) -> bool:
+        """Whether it has a scale that can be learned or calibrated: one in a range that it knows."""
+        has_range = type(self)._threshold is not Quantizer._threshold
+        return has_range and all(getattr(self, name) is not None for name in self.parameter_names)
 
     # -- what it learns ----------------------------------------------------------------------------
 
@@ -278,7 +284,7 @@ class Quantizer(nn.Module):
         if statistics and not training.following:
             return scale
         learned = positive_in(training(x, self._threshold(*others)), scale.dtype)
-        if statistics and may_count():
+        if statistics and may_write_buffers():
             scale.copy_(learned.detach())  # what an export writes
         return learned
 

@@ -7,7 +7,14 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, fx, nn
 
-__all__ = ["TensorTable"]
+__all__ = ["TensorTable", "named_tensors"]
+
+
+def named_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """Returns every parameter and buffer of a module by path, a shared one under each of its paths."""
+    tensors: dict[str, Tensor] = dict(module.named_parameters(remove_duplicate=False))
+    tensors |= dict(module.named_buffers(remove_duplicate=False))
+    return tensors
 
 
 class TensorTable:
@@ -33,12 +40,8 @@ class TensorTable:
     def is_shared(self, path: str) -> bool:
         """Returns whether more than one node uses a tensor, or it lives at another path too."""
         tensor = self[path]
-        everywhere = (*self._tensors(nn.Module.named_parameters), *self._tensors(nn.Module.named_buffers))
-        places = sum(found is tensor for found in everywhere)
+        places = sum(found is tensor for found in named_tensors(self._module).values())
         return places > 1 or sum(len(n.users) for n in self.readers(path)) > 1
-
-    def _tensors(self, named: object) -> Iterable[Tensor]:
-        return (t for _, t in named(self._module, remove_duplicate=False))  # type: ignore[operator]
 
     def set(self, path: str, value: Tensor) -> None:
         """Gives a path a new value: in place where the shape stays, else as a new parameter or buffer."""

@@ -94,8 +94,7 @@ def configure_training(module: fx.GraphModule, config: TrainingConfig) -> None:
             training = config.activations
         try:
             _check(training, is_weight)
-            applicable = training if matching else _applicable(quantizer, training)
-            configure_quantizer(quantizer, applicable, is_weight=is_weight)
+            _apply(quantizer, training if matching else _applicable(quantizer, training), is_weight)
         except QonnxTorchError as error:
             raise QonnxTorchError(f"quantizer {name}: {error}") from None
     if unused:
@@ -113,18 +112,12 @@ def _check(training: QuantizerTraining, is_weight: bool) -> None:
 def _applicable(quantizer: qnn.Quantizer, training: QuantizerTraining) -> QuantizerTraining:
     """Returns what of a training a quantizer can do; for the rest, what it does now or `frozen`."""
     owned = quantizer.current_parameters()
-    learns_scale = isinstance(quantizer, (qnn.Quant, qnn.BipolarQuant, qnn.FloatQuant)) and (
-        {"scale", "bit_width"} <= set(owned)
-        if isinstance(quantizer, qnn.Quant)
-        else len(owned) == len(quantizer.parameter_names)
-    )
     is_quant = isinstance(quantizer, qnn.Quant)
     one_bit = is_quant and "bit_width" in owned and bool((owned["bit_width"] == 1).all())
+    has_gradient = training.gradient in quantizer.gradients
     return QuantizerTraining(
-        gradient=training.gradient
-        if training.gradient in quantizer.gradients
-        else getattr(quantizer, "gradient", "ste"),
-        scale=training.scale if learns_scale else "frozen",
+        gradient=training.gradient if has_gradient else getattr(quantizer, "gradient", "ste"),
+        scale=training.scale if quantizer.owns_scale else "frozen",
         zero_point=training.zero_point if is_quant and "zero_point" in owned else "frozen",
         bit_width=training.bit_width if is_quant and "bit_width" in owned and not one_bit else "frozen",
     )
@@ -133,6 +126,10 @@ def _applicable(quantizer: qnn.Quantizer, training: QuantizerTraining) -> Quanti
 def configure_quantizer(quantizer: qnn.Quantizer, training: QuantizerTraining, *, is_weight: bool) -> None:
     """Sets how one quantizer trains, in place. Raises QonnxTorchError where it cannot train so."""
     _check(training, is_weight)
+    _apply(quantizer, training, is_weight)
+
+
+def _apply(quantizer: qnn.Quantizer, training: QuantizerTraining, is_weight: bool) -> None:
     if training.gradient not in quantizer.gradients:
         raise QonnxTorchError(
             f"{type(quantizer).__name__} has no gradient {training.gradient!r}, only "

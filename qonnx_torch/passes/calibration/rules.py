@@ -86,9 +86,7 @@ def calibrate_quantizer(
 
 def can_be_calibrated(module: nn.Module) -> TypeGuard[qnn.Quantizer]:
     """Returns whether a module is a quantizer with a scale, and owns all its parameters."""
-    return isinstance(module, (qnn.Quant, qnn.BipolarQuant, qnn.FloatQuant)) and all(
-        getattr(module, name) is not None for name in module.parameter_names
-    )
+    return isinstance(module, qnn.Quantizer) and module.owns_scale
 
 
 def make_observer(quantizer: qnn.Quantizer, method: str, options: Mapping[str, float]) -> Observer:

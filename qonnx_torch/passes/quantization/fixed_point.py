@@ -15,6 +15,7 @@ from torch import Tensor, fx
 from qonnx_torch.errors import QonnxTorchError
 from qonnx_torch.names import onnx_name
 from qonnx_torch.ops.rounding import ROUNDING_MODES, resolve_rounding_mode
+from qonnx_torch.passes.tensors import named_tensors
 from qonnx_torch.provenance import provenance_of, replace_skeleton
 from qonnx_torch.registry import REGISTRY
 
@@ -125,8 +126,7 @@ def _tensors(module: fx.GraphModule) -> dict[str, Tensor]:
     """Returns the float tensors that the graph reads, by ONNX name."""
     provenance = provenance_of(module)
     names = {p: t.name for t in provenance.tensors for p in t.paths} if provenance else {}
-    state = dict(module.named_parameters(remove_duplicate=False))
-    state |= dict(module.named_buffers(remove_duplicate=False))  # type: ignore[arg-type]
+    state = named_tensors(module)
     paths = [str(n.target) for n in module.graph.nodes if n.op == "get_attr"]
     found: dict[str, Tensor] = {names.get(p, onnx_name(p)): state[p] for p in paths}
     return {name: t for name, t in found.items() if t.is_floating_point() and t.numel()}
@@ -148,8 +148,7 @@ def _by_type(module: fx.GraphModule, tensors: Mapping[str, Tensor], op_types: tu
     if unknown:
         raise QonnxTorchError(f"operator type {unknown[0]!r} does not exist; they are spelled as in ONNX")
     ids = {id(t): name for name, t in tensors.items()}
-    state = dict(module.named_parameters(remove_duplicate=False))
-    state |= dict(module.named_buffers(remove_duplicate=False))  # type: ignore[arg-type]
+    state = named_tensors(module)
     chosen = []
     for node in module.graph.nodes:
         target = type(module.get_submodule(str(node.target))) if node.op == "call_module" else node.target

@@ -22,6 +22,7 @@ from qonnx_torch.passes.quantization.config import (
     QuantizationRule,
 )
 from qonnx_torch.passes.shapes import FakeInterpreter, UndeclaredInputsError, declared_inputs, propagate
+from qonnx_torch.passes.tensors import named_tensors
 from qonnx_torch.registry import REGISTRY
 
 __all__ = ["BIASED", "Plan", "Values", "plans"]
@@ -106,8 +107,7 @@ class Values:
         self.module = module
         results = propagate(module, _input_sizes(module, examples), FakeInterpreter(module))
         self._results = {n: r for n, r in results.items() if isinstance(r, Tensor)}
-        self._tensors: dict[str, Tensor] = dict(module.named_parameters(remove_duplicate=False))
-        self._tensors |= dict(module.named_buffers(remove_duplicate=False))
+        self._tensors = named_tensors(module)
         constants = ConstantValues(module)
         self._constant = {n for n in module.graph.nodes if constants.is_constant(n)}
 
