@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from operator import getitem
 from typing import Any
 
+import numpy as np
 import onnx
 import torch
-from onnx import ModelProto, NodeProto, TensorProto, helper
+from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from torch import fx
 
 import qonnx_torch.nn as qnn
@@ -21,11 +22,12 @@ from qonnx_torch.ops.activation import log_softmax_coerced, p_relu_per_channel, 
 from qonnx_torch.passes.shapes import ValueInfo
 from qonnx_torch.provenance import provenance_of
 from qonnx_torch.registry import QONNX_DOMAIN, REGISTRY, Operator
+from qonnx_torch.type_names import type_of_name
 
 from .foreign import FOREIGN
 from .naming import output_values, unique_value_names
 from .restore import state_of
-from .tensors import constant_proto, tensor_proto
+from .tensors import constant_proto, packed_types, tensor_proto
 
 __all__ = ["emit"]
 
@@ -56,11 +58,13 @@ class _Emitter:
         self.values: dict[fx.Node, str] = {}
         self.nodes: list[NodeProto] = []
         self.initializers: dict[str, TensorProto] = {}
-        self.qonnx_version = 1
+        self.versions: dict[str, int] = {QONNX_DOMAIN: 1}
         self.taken = {n for names in self.names.values() for n in names}
         self.node_names: set[str] = set()
         provenance = provenance_of(module)
         self.parameter_names = {p: t.name for t in provenance.tensors for p in t.paths} if provenance else {}
+        source = ModelProto.FromString(provenance.skeleton) if provenance else ModelProto()
+        self.packed = packed_types(source)
 
     def emit(self) -> ModelProto:
         inputs: list[onnx.ValueInfoProto] = []
@@ -101,7 +105,8 @@ class _Emitter:
         model.graph.output.extend(outputs)
         del model.opset_import[:]
         model.opset_import.append(helper.make_opsetid("", self.opset))
-        model.opset_import.append(helper.make_opsetid(QONNX_DOMAIN, self.qonnx_version))
+        for domain, version in self.versions.items():
+            model.opset_import.append(helper.make_opsetid(domain, version))
         model.ir_version = 10
         return model
 
@@ -111,7 +116,8 @@ class _Emitter:
         name = self.names[node][0]
         self.values[node] = name
         info = self.infos[name]
-        return helper.make_tensor_value_info(name, onnx_element_type(info.dtype), list(info.shape))
+        element_type = self.packed.get(name) or onnx_element_type(info.dtype)
+        return helper.make_tensor_value_info(name, element_type, list(info.shape))
 
     def _outputs(self, node: fx.Node) -> list[onnx.ValueInfoProto]:
         outputs: list[onnx.ValueInfoProto] = []
@@ -150,7 +156,7 @@ class _Emitter:
             raise ExportError(f"{path} is no parameter or buffer of the module")
         tensor = self.state[path]
         name = self.parameter_names.get(path, onnx_name(path))
-        proto = tensor_proto(tensor, name)
+        proto = tensor_proto(tensor, name, self.packed.get(name))
         known = self.initializers.get(name)
         if known == proto:
             return name
@@ -192,7 +198,7 @@ class _Emitter:
             if operator is None:
                 raise ExportError(f"a module of type {type(submodule).__name__} has no ONNX operator")
             inputs = self._module_inputs(node, submodule, operator)
-            attributes = submodule.onnx_attributes()  # type: ignore[operator]
+            attributes = operator.attributes_of(submodule)
             self._append(node, operator, inputs, attributes)
             return
         operator = REGISTRY.of_target(target)
@@ -266,8 +272,10 @@ class _Emitter:
             for name, value in attributes.items()
             if value is not None and (value != operator.attributes[name] or name in operator.required)
         }
+        if operator.domain:
+            known = self.versions.get(operator.domain, 1)
+            self.versions[operator.domain] = max(known, operator.since_version)
         if operator.domain == QONNX_DOMAIN:
-            self.qonnx_version = max(self.qonnx_version, operator.since_version)
             written = {k: v for k, v in attributes.items() if v is not None and v != ""}
         elif operator.domain == "":
             inputs, written = self._older_form(operator, inputs, written)
@@ -276,7 +284,7 @@ class _Emitter:
         proto = helper.make_node(
             operator.op_type, inputs, outputs, name=self._node_name(node), domain=operator.domain
         )
-        proto.attribute.extend(_attribute(k, v) for k, v in written.items())
+        proto.attribute.extend(_attribute(k, v, operator.attribute_types[k]) for k, v in written.items())
         self.nodes.append(proto)
 
     def _aligned_slope(self, x: str, slope: str) -> str:
@@ -378,14 +386,22 @@ def _type_variables(operator: Operator, opset: int) -> dict[str, str]:
     return {slot: formal.type_str for slot, formal in zip(operator.inputs, schema.inputs, strict=False)}
 
 
-def _attribute(name: str, value: Any) -> onnx.AttributeProto:
-    if name == "value" and isinstance(value, tuple):  # ConstantOfShape: element type and number
-        return helper.make_attribute(name, helper.make_tensor("", value[0], (1,), [value[1]]))
+def _attribute(name: str, value: Any, kind: str) -> onnx.AttributeProto:
+    if kind.startswith("tuple"):  # a tensor: its element type, and a number or nested tuples of them
+        element_type, numbers = value
+        array = np.array(numbers, dtype=helper.tensor_dtype_to_np_dtype(element_type))
+        return helper.make_attribute(name, numpy_helper.from_array(array if array.ndim else array.reshape(1)))
+    if kind == "TypeName":
+        return helper.make_attribute(name, type_of_name(value))
     if isinstance(value, bool):
         value = int(value)
-    return helper.make_attribute(
-        name, list(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
-    )
+    if kind == "float":
+        value = float(value)
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        types = {"int": AttributeProto.INTS, "float": AttributeProto.FLOATS, "str": AttributeProto.STRINGS}
+        element = kind.removeprefix("Sequence[").removesuffix("]")
+        return helper.make_attribute(name, list(value), attr_type=types.get(element))
+    return helper.make_attribute(name, value)
 
 
 def _infos_by_name(names: Mapping[fx.Node, tuple[str, ...]]) -> dict[str, ValueInfo]:

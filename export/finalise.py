@@ -22,6 +22,8 @@ from qonnx_torch.ordering import sorted_nodes
 from qonnx_torch.passes.shapes import ValueInfo
 from qonnx_torch.registry import CHANNELS_LAST_DOMAIN, QONNX_DOMAIN, canonical_domain, is_stray_qonnx
 
+from .tensors import packed_types
+
 __all__ = ["IR_CEILING", "OPSET_CEILING", "constant_info", "declare", "finalise"]
 
 IR_FLOOR = 8
@@ -104,6 +106,7 @@ def _set_value_infos(model: ModelProto, infos: Mapping[str, ValueInfo]) -> None:
     declared = {v.name: v for v in graph.value_info}
     ends = {v.name for v in (*graph.input, *graph.output)}
     constants = {n.output[0]: constant_info(n) for n in graph.node if n.op_type == "Constant"}
+    packed = packed_types(model)
     result: list[ValueInfoProto] = []
     for name in dict.fromkeys(o for n in graph.node for o in n.output if o):
         if name in ends:
@@ -119,6 +122,9 @@ def _set_value_infos(model: ModelProto, infos: Mapping[str, ValueInfo]) -> None:
     for value in graph.output:
         if value.name in infos:
             declare(value, infos[value.name])
+    for value in (*graph.value_info, *graph.output):
+        if value.name in packed:
+            value.type.tensor_type.elem_type = packed[value.name]
 
 
 def declare(value: ValueInfoProto, info: ValueInfo) -> None:

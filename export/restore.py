@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from onnx import AttributeProto, ModelProto, helper, numpy_helper
+from onnx import AttributeProto, ModelProto, helper
 from torch import fx
 
 import qonnx_torch.nn as qnn
@@ -57,7 +57,7 @@ def restore(module: fx.GraphModule, provenance: Provenance) -> ModelProto:
             proto = initializers[origin.name]
             fill(proto, tensor, origin.encoding)
         else:
-            _set_constant(constants[origin.name].attribute[0], tensor)
+            _set_constant(constants[origin.name].attribute[0], tensor, origin.encoding)
         for paths in groups[1:]:
             name = _fresh(origin.name, taken)
             model.graph.initializer.append(tensor_proto(state[paths[0]], name))
@@ -106,19 +106,17 @@ def _fresh(name: str, taken: set[str]) -> str:
     return f"{name}_{count}"
 
 
-def _set_constant(attribute: AttributeProto, tensor: torch.Tensor) -> None:
+def _set_constant(attribute: AttributeProto, tensor: torch.Tensor, encoding: str) -> None:
     """Updates the value of a Constant node; one that still has its value keeps its form."""
     if attribute.name == "value":
-        old = np.array(numpy_helper.to_array(attribute.t))
-    else:
-        old = np.array(helper.get_attribute_value(attribute))
+        fill(attribute.t, tensor, encoding)
+        return
+    old = np.array(helper.get_attribute_value(attribute))
     if np.array_equal(old, tensor.detach().cpu().numpy(), equal_nan=True):
         return
-    name = attribute.t.name
-    proto = tensor_proto(tensor, name)
     attribute.Clear()
     attribute.name, attribute.type = "value", AttributeProto.TENSOR
-    attribute.t.CopyFrom(proto)
+    attribute.t.CopyFrom(tensor_proto(tensor, ""))
 
 
 def _repoint(

@@ -5,18 +5,27 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from onnx import TensorProto, helper
+from onnx import AttributeProto, ModelProto, TensorProto, helper, numpy_helper
 
-from qonnx_torch.dtypes import onnx_element_type
+from qonnx_torch.dtypes import PACKED_TYPES, element_type_of, onnx_element_type, to_array
+from qonnx_torch.element_types import ElementTypes
 from qonnx_torch.errors import ExportError
 
-__all__ = ["constant_proto", "fill", "tensor_proto"]
+__all__ = ["constant_proto", "fill", "packed_types", "tensor_proto"]
 
 
-def tensor_proto(tensor: torch.Tensor, name: str) -> TensorProto:
-    """Returns a tensor as a TensorProto with raw data."""
-    proto = TensorProto(name=name, data_type=onnx_element_type(tensor.dtype), dims=list(tensor.shape))
-    proto.raw_data = _bytes(tensor)
+def tensor_proto(tensor: torch.Tensor, name: str, element_type: int | None = None) -> TensorProto:
+    """Returns a tensor as a TensorProto with raw data.
+
+    Args:
+        tensor: any shape and dtype that ONNX has.
+        name: its ONNX name.
+        element_type: one narrower than a byte, which the tensor's dtype holds; else the dtype's own.
+    """
+    element_type = element_type if _holds(tensor, element_type) else onnx_element_type(tensor.dtype)
+    proto = numpy_helper.from_array(to_array(tensor, element_type), name)
+    if not proto.HasField("raw_data"):  # no elements
+        proto.raw_data = b""
     return proto
 
 
@@ -25,27 +34,50 @@ def fill(proto: TensorProto, tensor: torch.Tensor, encoding: str) -> None:
 
     Where the shape or type has changed, or the field does not suit, the data are written as raw bytes.
     """
-    element_type = onnx_element_type(tensor.dtype)
-    same = element_type == proto.data_type and list(proto.dims) == list(tensor.shape)
-    if encoding != "raw_data" and same and tensor.dtype is not torch.bfloat16:
+    own = proto.data_type
+    element_type = own if _holds(tensor, own) else onnx_element_type(tensor.dtype)
+    same = element_type == own and list(proto.dims) == list(tensor.shape)
+    if encoding != "raw_data" and same:
         typed = helper.make_tensor(
-            proto.name, element_type, list(tensor.shape), tensor.detach().cpu().numpy().reshape(-1)
+            proto.name, element_type, list(tensor.shape), to_array(tensor, element_type).reshape(-1)
         )
-        if len(getattr(typed, encoding)) == tensor.numel():
+        if getattr(typed, encoding) and not typed.raw_data:
             getattr(proto, encoding).extend(getattr(typed, encoding))
             return
+    raw = tensor_proto(tensor, proto.name, element_type)
     proto.data_type = element_type
     del proto.dims[:]
     proto.dims.extend(tensor.shape)
-    proto.raw_data = _bytes(tensor)
+    proto.raw_data = raw.raw_data
 
 
-def _bytes(tensor: torch.Tensor) -> bytes:
-    tensor = tensor.detach().cpu().contiguous()
-    if tensor.dtype is torch.bfloat16:
-        tensor = tensor.view(torch.int16)
-    array: Any = tensor.numpy()
-    return bytes(array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes())
+def packed_types(model: ModelProto) -> dict[str, int]:
+    """Returns the values narrower than a byte, with their ONNX element types: torch dtypes do not show them."""
+    graph = model.graph
+    opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 1)
+    types = ElementTypes()
+    names = []
+    for initializer in graph.initializer:
+        types[initializer.name] = initializer.data_type
+        names.append(initializer.name)
+    for value in graph.input:
+        types[value.name] = element_type_of(value.type)
+        names.append(value.name)
+    for node in graph.node:
+        if node.domain not in ("", "ai.onnx"):
+            continue
+        if node.op_type == "Constant" and node.attribute and node.attribute[0].HasField("t"):
+            types[node.output[0]] = node.attribute[0].t.data_type
+        else:
+            attributes = {a.name: a.i for a in node.attribute if a.type == AttributeProto.INT}
+            types.infer(node.op_type, opset, node.input, node.output, attributes)
+        names += node.output
+    return {name: t for name in names if (t := types[name]) in PACKED_TYPES and t is not None}
+
+
+def _holds(tensor: torch.Tensor, element_type: int | None) -> bool:
+    """Whether a tensor's dtype holds an element type narrower than a byte."""
+    return element_type is not None and PACKED_TYPES.get(element_type) is tensor.dtype
 
 
 def constant_proto(value: Any, name: str, *, like: torch.dtype | None = None) -> TensorProto:

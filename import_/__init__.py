@@ -12,7 +12,7 @@ from qonnx_torch.passes.training import TrainingConfig, configure_training
 
 from .batch import rebatch
 from .builder import build
-from .functions import strip_known_functions
+from .functions import inline_functions
 from .reading import ModelSource, read_model
 
 __all__ = ["ModelSource", "import_model"]
@@ -52,7 +52,7 @@ def import_model(
     if training is not None and not isinstance(training, TrainingConfig):
         raise TypeError(f"training must be a TrainingConfig, not {type(training).__name__}")
     proto = read_model(model)
-    strip_known_functions(proto)
+    inline_functions(proto)
     if batch != "keep":
         proto = rebatch(proto, "batch" if batch == "dynamic" else batch)
     module = build(proto)

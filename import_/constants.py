@@ -10,12 +10,13 @@ import torch
 from onnx import NodeProto, TensorProto, helper
 
 from qonnx_torch.errors import InvalidModelError, UnsupportedModelError
+from qonnx_torch.ops import as_python
 from qonnx_torch.ordering import label
 from qonnx_torch.provenance import TENSOR_ENCODINGS
 
 from .reading import tensor_of
 
-__all__ = ["Constant", "as_python", "constant_value", "is_constant"]
+__all__ = ["Constant", "constant_value", "is_constant"]
 
 
 @dataclass(slots=True)
@@ -44,13 +45,6 @@ class Constant:
     def python(self) -> Any:
         """Returns the value as Python numbers: one number, or a tuple (of tuples)."""
         return as_python(self.tensor())
-
-
-def as_python(value: Any) -> Any:
-    """Returns a tensor as a Python number, or as a tuple (of tuples) of them."""
-    if isinstance(value, torch.Tensor):
-        value = value.tolist()
-    return tuple(as_python(v) for v in value) if isinstance(value, (list, tuple)) else value
 
 
 def is_constant(node: NodeProto) -> bool:

@@ -29,6 +29,7 @@ class OperatorSets:
 
     def __init__(self, model: ModelProto) -> None:
         self.versions: dict[str, int] = {}
+        self._domains: dict[tuple[str, str], str] = {}
         for entry in model.opset_import:
             domain = canonical_domain(entry.domain)
             self.versions[domain] = max(entry.version, self.versions.get(domain, 0))
@@ -49,8 +50,14 @@ class OperatorSets:
 
     def domain(self, node: NodeProto) -> str:
         """Returns the canonical domain of a node."""
-        domain = canonical_domain(node.domain)
-        return QONNX_DOMAIN if domain == "" and is_stray_qonnx(node.op_type) else domain
+        key = (node.domain, node.op_type)
+        domain = self._domains.get(key)
+        if domain is None:
+            domain = canonical_domain(node.domain)
+            if domain == "" and is_stray_qonnx(node.op_type):
+                domain = QONNX_DOMAIN
+            self._domains[key] = domain
+        return domain
 
     def version(self, node: NodeProto) -> int:
         """Returns the operator set version that a node is to be read at.

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 from onnx import AttributeProto, NodeProto, helper
 
 from qonnx_torch.errors import InvalidModelError, UnsupportedModelError
+from qonnx_torch.ops import as_python
 from qonnx_torch.registry import Operator
+from qonnx_torch.type_names import type_name
 
 from .legacy import NodeForm
 from .reading import tensor_of
@@ -22,18 +26,20 @@ def attributes_of(node: NodeProto) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for attribute in node.attribute:
         kind = attribute.type
-        if kind in (AttributeProto.GRAPH, AttributeProto.GRAPHS, AttributeProto.SPARSE_TENSOR):
-            raise UnsupportedModelError(f"attribute {attribute.name!r} (a graph) is not supported")
+        if kind == AttributeProto.GRAPH:
+            continue  # a module of its own, see the builder
+        if kind in (AttributeProto.GRAPHS, AttributeProto.SPARSE_TENSOR, AttributeProto.SPARSE_TENSORS):
+            name = AttributeProto.AttributeType.Name(kind)
+            raise UnsupportedModelError(f"attribute {attribute.name!r} ({name}) is not supported")
         if attribute.ref_attr_name:
             raise InvalidModelError(f"attribute {attribute.name!r} refers to a function's attribute")
         value = helper.get_attribute_value(attribute)
         if kind == AttributeProto.TENSOR:
             tensor = tensor_of(value, attribute.name)
-            if tensor.numel() != 1:
-                raise UnsupportedModelError(
-                    f"attribute {attribute.name!r}: only one-element tensors are supported"
-                )
-            value = (value.data_type, tensor.reshape(()).item())
+            number = tensor.item() if tensor.numel() == 1 else as_python(tensor)
+            value = (value.data_type, number)
+        elif kind == AttributeProto.TYPE_PROTO:
+            value = type_name(value)
         elif isinstance(value, bytes):
             value = value.decode("utf-8", "replace")
         elif kind in (AttributeProto.INTS, AttributeProto.FLOATS):
@@ -58,15 +64,10 @@ def check_form(form: NodeForm, operator: Operator, *, strict: bool) -> None:
         expected = operator.attribute_types[name]
         if not _fits(value, expected):
             raise InvalidModelError(f"{operator}: its attribute {name!r} is {value!r}, not {expected}")
-    missing = sorted(operator.required - set(form.attributes))
+    missing = sorted(operator.required - set(form.attributes) - operator.subgraphs)
     if missing:
         raise InvalidModelError(f"{operator} needs the attribute {missing[0]!r}")
-    parameters = inspect.signature(operator.target).parameters
-    least = sum(
-        parameters[n].default is inspect.Parameter.empty
-        and parameters[n].kind is not inspect.Parameter.VAR_POSITIONAL
-        for n in operator.inputs
-    )
+    least = _least_inputs(operator.target, operator.inputs)
     if len(form.inputs) < least or (len(form.inputs) > len(operator.inputs) and not operator.variadic):
         raise InvalidModelError(
             f"{operator} has {len(form.inputs)} inputs instead of "
@@ -77,11 +78,23 @@ def check_form(form: NodeForm, operator: Operator, *, strict: bool) -> None:
             raise InvalidModelError(f"{operator}: its input {name} cannot be left out")
 
 
+@functools.cache
+def _least_inputs(target: Callable[..., Any], inputs: tuple[str, ...]) -> int:
+    """Returns how many of a target's inputs have no default."""
+    parameters = inspect.signature(target).parameters
+    return sum(
+        parameters[n].default is inspect.Parameter.empty
+        and parameters[n].kind is not inspect.Parameter.VAR_POSITIONAL
+        for n in inputs
+    )
+
+
 def _fits(value: Any, expected: str) -> bool:
     """Whether an attribute's value has the type that the operator's signature spells."""
     if expected.startswith("Sequence"):
-        element = int if expected == "Sequence[int]" else float
+        element = {"Sequence[int]": int, "Sequence[float]": float, "Sequence[str]": str}[expected]
         return isinstance(value, tuple) and all(type(v) is element for v in value)
     if expected.startswith("tuple"):  # a tensor of one element: its type and number
         return isinstance(value, tuple) and len(value) == 2
-    return type(value) is {"int": int, "bool": int, "float": float, "str": str}[expected]
+    kinds = {"int": int, "bool": int, "float": float, "str": str, "TypeName": str}
+    return type(value) is kinds[expected]

@@ -69,7 +69,7 @@ def modernize(form: NodeForm, version: int) -> None:
 
 @_below(13, "Squeeze", "Unsqueeze", "ReduceSum")
 @_below(18, "ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd")
-@_below(18, "ReduceL1", "ReduceL2", "ReduceSumSquare")
+@_below(18, "ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceLogSum", "ReduceLogSumExp")
 def _axes_become_an_input(form: NodeForm) -> None:
     if len(form.inputs) == 1:
         form.append(form.pop("axes"), 1)
@@ -126,13 +126,12 @@ def _ratio_becomes_an_input(form: NodeForm) -> None:
 
 @_below(14, "BatchNormalization")
 def _old_batch_normalization(form: NodeForm) -> None:
-    form.pop("is_test")
-    if form.pop("spatial", 1) != 1:
-        raise UnsupportedModelError("BatchNormalization with spatial=0 is not supported")
-    if form.outputs > 1:
-        raise UnsupportedModelError(
-            "BatchNormalization below opset 14 with training outputs is not supported"
-        )
+    # Without spatial each feature is normalized for itself, as the shape of scale says.
+    form.pop("spatial")
+    # Training has further outputs; version 6 says so besides. What says neither infers, as converters read it.
+    test = form.pop("is_test")
+    if not test and (test == 0 or form.outputs > 1):
+        form.attributes |= {"training_mode": 1, "saved_statistics": 1}
 
 
 @_below(7, "Gemm")
@@ -169,6 +168,18 @@ def _upsample(form: NodeForm) -> None:
 def _resize_10(form: NodeForm) -> None:
     form.inputs = [form.inputs[0], None, form.inputs[1]]
     _asymmetric(form)
+    form.attributes["nearest_mode"] = "simple"
+
+
+@_below(20, "GridSample")
+def _grid_sample_modes(form: NodeForm) -> None:
+    mode = form.attributes.get("mode", "bilinear")
+    form.attributes["mode"] = {"bilinear": "linear", "bicubic": "cubic"}.get(mode, mode)
+
+
+@_below(16, "RoiAlign")
+def _roi_align_10(form: NodeForm) -> None:
+    form.attributes["coordinate_transformation_mode"] = "output_half_pixel"
 
 
 def _asymmetric(form: NodeForm) -> None:
@@ -176,3 +187,13 @@ def _asymmetric(form: NodeForm) -> None:
     form.attributes["nearest_mode"] = "floor"
     if form.attributes.get("mode") == "bilinear":
         form.attributes["mode"] = "linear"
+
+
+@_below(7, "RNN", "GRU", "LSTM")
+def _recurrent_outputs_are_optional(form: NodeForm) -> None:
+    form.pop("output_sequence")
+
+
+@_below(20, "DFT")
+def _dft_axis_becomes_an_input(form: NodeForm) -> None:
+    form.append(form.pop("axis", 1), 2)

@@ -6,13 +6,12 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import onnx
 import torch
 from google.protobuf.message import DecodeError
 from onnx import ModelProto, TensorProto, external_data_helper, numpy_helper
 
-from qonnx_torch.dtypes import torch_dtype
+from qonnx_torch.dtypes import from_array, torch_dtype
 from qonnx_torch.errors import InvalidModelError, UnsupportedModelError
 
 __all__ = ["ModelSource", "read_model", "tensor_of"]
@@ -119,7 +118,7 @@ def tensor_of(proto: TensorProto, name: str = "") -> torch.Tensor:
     """
     name = name or proto.name
     try:
-        dtype = torch_dtype(proto.data_type)
+        torch_dtype(proto.data_type)
     except UnsupportedModelError as error:
         raise UnsupportedModelError(f"tensor {name!r}: {error}") from None
     if any(d < 0 for d in proto.dims):
@@ -131,6 +130,4 @@ def tensor_of(proto: TensorProto, name: str = "") -> torch.Tensor:
             f"tensor {name!r}: its data do not fit shape {list(proto.dims)} and type "
             f"{TensorProto.DataType.Name(proto.data_type)} ({error})"
         ) from None
-    if dtype is torch.bfloat16:
-        return torch.from_numpy(np.array(array.view(np.int16))).view(torch.bfloat16)
-    return torch.from_numpy(np.array(array))
+    return from_array(array, proto.data_type)

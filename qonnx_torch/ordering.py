@@ -5,17 +5,39 @@ from __future__ import annotations
 from collections import defaultdict, deque
 from collections.abc import Iterable, Sequence
 
-from onnx import NodeProto
+from onnx import AttributeProto, GraphProto, NodeProto
 
 from qonnx_torch.errors import InvalidModelError
 
-__all__ = ["label", "sorted_nodes"]
+__all__ = ["free_names", "label", "reads", "sorted_nodes", "subgraphs"]
 
 
 def label(node: NodeProto) -> str:
     """Returns how messages name a node: its name, or its first output where it has none."""
     name = node.name or next((o for o in node.output if o), "")
     return f"{name!r} ({node.op_type})"
+
+
+def subgraphs(node: NodeProto) -> dict[str, GraphProto]:
+    """Returns the graphs among a node's attributes (the branches of an If, the body of a Loop)."""
+    return {a.name: a.g for a in node.attribute if a.type == AttributeProto.GRAPH}
+
+
+def free_names(graph: GraphProto) -> list[str]:
+    """Returns the values that a subgraph reads from the graphs around it, in the order of their first use."""
+    own = {i.name for i in graph.input} | {i.name for i in graph.initializer}
+    own.update(o for node in graph.node for o in node.output)
+    read = [name for node in graph.node for name in reads(node)]
+    read += [o.name for o in graph.output]
+    return [name for name in dict.fromkeys(read) if name not in own]
+
+
+def reads(node: NodeProto) -> list[str]:
+    """Returns the values that a node reads: its inputs, and what its subgraphs read from around them."""
+    names = [name for name in node.input if name]
+    for graph in subgraphs(node).values():
+        names += free_names(graph)
+    return names
 
 
 def sorted_nodes(nodes: Sequence[NodeProto], known: Iterable[str], outputs: Iterable[str]) -> list[int]:
@@ -36,21 +58,24 @@ def sorted_nodes(nodes: Sequence[NodeProto], known: Iterable[str], outputs: Iter
             if name in producer or name in known:
                 raise InvalidModelError(f"value {name!r} is produced twice (again by node {label(node)})")
             producer[name] = i
+    needs: list[set[int]] = []
     for node in nodes:
-        for name in filter(None, node.input):
-            if name not in producer and name not in known:
-                raise InvalidModelError(f"node {label(node)} reads {name!r}, which nothing produces")
+        names = reads(node)
+        unknown = next((n for n in names if n not in producer and n not in known), None)
+        if unknown is not None:
+            raise InvalidModelError(f"node {label(node)} reads {unknown!r}, which nothing produces")
+        needs.append({producer[n] for n in names if n in producer})
     for name in outputs:
         if name not in producer and name not in known:
             raise InvalidModelError(f"graph output {name!r} is produced by nothing")
-
-    waiting = [len({producer[n] for n in node.input if n in producer}) for node in nodes]
-    consumers: dict[int, list[int]] = defaultdict(list)
-    for i, node in enumerate(nodes):
-        for j in {producer[n] for n in node.input if n in producer}:
-            consumers[j].append(i)
-    if all(all(producer[n] < i for n in node.input if n in producer) for i, node in enumerate(nodes)):
+    if all(before < i for i, needed in enumerate(needs) for before in needed):
         return list(range(len(nodes)))
+
+    waiting = [len(needed) for needed in needs]
+    consumers: dict[int, list[int]] = defaultdict(list)
+    for i, needed in enumerate(needs):
+        for j in needed:
+            consumers[j].append(i)
     ready = deque(i for i, count in enumerate(waiting) if count == 0)
     order = []
     while ready:

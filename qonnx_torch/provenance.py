@@ -9,6 +9,8 @@ from typing import Any
 
 from torch import fx, nn
 
+from qonnx_torch.registry import REGISTRY
+
 __all__ = [
     "TENSOR_ENCODINGS",
     "NodeOrigin",
@@ -104,7 +106,8 @@ def fingerprint(module: fx.GraphModule) -> str:
         target = node.target
         if node.op == "call_module":
             submodule = module.get_submodule(str(target))
-            attributes: dict[str, Any] = getattr(submodule, "onnx_attributes", dict)()
+            operator = REGISTRY.of_target(type(submodule))
+            attributes = operator.attributes_of(submodule) if operator is not None else {}
             name = repr((type(submodule).__qualname__, target, sorted(attributes.items())))
         elif node.op in ("placeholder", "output"):
             name = ""

@@ -12,6 +12,7 @@ from qonnx_torch.errors import UnsupportedModelError
 __all__ = [
     "CHANNELS_LAST_DOMAIN",
     "DOMAIN_ALIASES",
+    "PROJECT_DOMAIN",
     "QONNX_DOMAIN",
     "REGISTRY",
     "Operator",
@@ -23,6 +24,8 @@ __all__ = [
 
 QONNX_DOMAIN = "qonnx.custom_op.general"
 CHANNELS_LAST_DOMAIN = "qonnx.custom_op.channels_last"
+PROJECT_DOMAIN = "qonnx_torch"
+"""Of operators that stand in imported graphs for several nodes of a file, and that no file contains."""
 
 DOMAIN_ALIASES = {
     "ai.onnx": "",
@@ -50,13 +53,18 @@ class Operator:
         inputs: ONNX input names in order, as the target's parameters are called.
         variadic: the last input may repeat (Concat, Sum, ...).
         attributes: attribute name -> default (`inspect.Parameter.empty` where required).
-        static: inputs that must be known when the graph is built (a Reshape's shape, a Slice's starts).
+        static: inputs that the target takes as Python numbers (a Reshape's shape, a Slice's starts).
         numbers: inputs that are Python numbers where they are constant 0-d tensors (a Clip's bounds): they
             are part of what the operator does, and nothing to be trained.
+        sequences: inputs that are Python lists of tensors (or None) rather than tensors.
         on_shapes: also computes on Python ints, so it may stand in a Shape chain.
+        gives_numbers: the result is Python numbers, also of tensors (Shape, Size).
         outputs: number of outputs that are always there; None where it depends on the node (Split).
+        counts_outputs: the target takes the number of outputs that a node asks for (MaxPool's Indices).
         required: attributes that a node must have, also where the function has a default.
+        subgraphs: attributes that are graphs (the branches of an If); the target takes callables.
         attribute_types: attribute name -> its Python type as the signature spells it.
+        macs: multiply-accumulates of a call, of (result, *inputs, **attributes); None where others say.
     """
 
     domain: str
@@ -68,10 +76,21 @@ class Operator:
     attributes: dict[str, Any]
     static: frozenset[str] = frozenset()
     numbers: frozenset[str] = frozenset()
+    sequences: frozenset[str] = frozenset()
     on_shapes: bool = False
+    gives_numbers: bool = False
     outputs: int | None = 1
+    counts_outputs: bool = False
     required: frozenset[str] = frozenset()
+    subgraphs: frozenset[str] = frozenset()
     attribute_types: dict[str, str] = field(default_factory=dict)
+    macs: Callable[..., float] | None = None
+
+    def attributes_of(self, module: Any) -> dict[str, Any]:
+        """Returns the attributes of a module that implements this operator."""
+        if hasattr(module, "onnx_attributes"):
+            return dict(module.onnx_attributes())
+        return {name: getattr(module, name) for name in self.attributes}
 
     def __str__(self) -> str:
         return f"{self.domain or 'ai.onnx'}::{self.op_type}-{self.since_version}"
@@ -92,7 +111,11 @@ class OperatorRegistry:
         """Registers an operator. Raises ValueError where that version or target is taken."""
         versions = self._by_type.setdefault((operator.domain, operator.op_type), {})
         if operator.since_version in versions:
-            raise ValueError(f"{operator} is registered twice")
+            known = versions[operator.since_version].target
+            raise ValueError(
+                f"{operator} is implemented by {known.__module__}.{known.__qualname__} already; register another "
+                "version or domain"
+            )
         versions[operator.since_version] = operator
 
     def add_target(self, target: Any, operator: Operator) -> None:
@@ -100,6 +123,15 @@ class OperatorRegistry:
         known = self._by_target.get(target)
         if known is None or known.since_version < operator.since_version:
             self._by_target[target] = operator
+
+    def forget(self, domain: str, op_type: str, version: int, target: Any) -> None:
+        """Removes an entry whose target has the same module and name: it is being defined again."""
+        versions = self._by_type.get((domain, op_type), {})
+        known = versions.get(version)
+        if known is not None and _qualified(known.target) == _qualified(target):
+            del versions[version]
+            self._by_target.pop(known.target, None)
+            self._modules.pop(known.target, None)
 
     def add_module(self, target: Any, module: type[Any]) -> None:
         """Registers the `nn.Module` class that holds the state of the operator implemented by `target`."""
@@ -137,6 +169,10 @@ class OperatorRegistry:
             yield from versions.values()
 
 
+def _qualified(target: Any) -> tuple[str, str]:
+    return target.__module__, target.__qualname__
+
+
 REGISTRY = OperatorRegistry()
 """The operators of qonnx_torch; filled by importing `qonnx_torch.ops` and `qonnx_torch.nn`."""
 
@@ -160,10 +196,13 @@ def describe(
     since_version: int,
     static: tuple[str, ...] = (),
     numbers: tuple[str, ...] = (),
+    sequences: tuple[str, ...] = (),
     on_shapes: bool = False,
+    gives_numbers: bool = False,
     outputs: int | None = 1,
     required: tuple[str, ...] = (),
     python_only: tuple[str, ...] = (),
+    macs: Callable[..., float] | None = None,
 ) -> Operator:
     """Returns the entry that a signature spells: positional inputs, keyword-only attributes."""
     inputs: list[str] = []
@@ -189,8 +228,13 @@ def describe(
         attributes=attributes,
         static=frozenset(static),
         numbers=frozenset(numbers),
+        sequences=frozenset(sequences),
         on_shapes=on_shapes,
+        gives_numbers=gives_numbers,
         outputs=outputs,
+        counts_outputs="outputs" in python_only,
         attribute_types=types,
+        macs=macs,
+        subgraphs=frozenset(name for name, kind in types.items() if "Callable" in kind),
         required=frozenset(required) | {n for n, d in attributes.items() if d is inspect.Parameter.empty},
     )

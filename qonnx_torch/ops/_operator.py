@@ -12,7 +12,7 @@ from torch.fx import Proxy
 
 from qonnx_torch.registry import REGISTRY, describe
 
-__all__ = ["as_tensor", "is_shape_value", "operator"]
+__all__ = ["as_python", "as_tensor", "is_shape_value", "operator"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -24,23 +24,43 @@ def is_shape_value(value: object) -> bool:
     return isinstance(value, _SHAPE_TYPES)
 
 
-def as_tensor(value: Any, *, device: torch.device | None = None) -> torch.Tensor:
-    """Returns a shape value as the tensor that ONNX has there: int64, bool, or float32.
+def as_tensor(
+    value: Any, dtype: torch.dtype | None = None, *, device: torch.device | None = None
+) -> torch.Tensor:
+    """Returns a shape value as the tensor that ONNX has there.
 
-    A number gives a 0-d tensor, a tuple of n numbers a tensor of shape (n,). Tensors pass through.
+    A number gives a 0-d tensor, a tuple of n numbers a tensor of shape (n,), nested ones a matrix. Tensors
+    pass through.
+
+    Args:
+        value: Python numbers, or a tensor.
+        dtype: the result's; int64, bool or float32 after the numbers where absent.
+        device: the result's.
     """
     if isinstance(value, Proxy):
-        return value.tracer.create_proxy("call_function", as_tensor, (value,), {})  # type: ignore[return-value]
+        args = (value,) if dtype is None else (value, dtype)
+        return value.tracer.create_proxy("call_function", as_tensor, args, {})  # type: ignore[return-value]
     if isinstance(value, torch.Tensor):
-        return value
-    first = value[0] if isinstance(value, (tuple, list)) and value else value
-    if isinstance(first, (bool, torch.SymBool)):
+        return value if dtype is None else value.to(dtype)
+    first = value
+    while isinstance(first, (tuple, list)) and first:
+        first = first[0]
+    if dtype is not None:
+        pass
+    elif isinstance(first, (bool, torch.SymBool)):
         dtype = torch.bool
     elif isinstance(first, (float, torch.SymFloat)):
         dtype = torch.float32
     else:
         dtype = torch.int64
     return torch.tensor(value, dtype=dtype, device=device)
+
+
+def as_python(value: Any) -> Any:
+    """Returns a tensor as a Python number, or as a tuple (of tuples) of them; Python values pass through."""
+    if isinstance(value, torch.Tensor):
+        value = value.tolist()
+    return tuple(as_python(v) for v in value) if isinstance(value, (list, tuple)) else value
 
 
 def _any_proxy(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Proxy | None:
@@ -61,11 +81,14 @@ def operator(
     since_version: int = 1,
     static: tuple[str, ...] = (),
     numbers: tuple[str, ...] = (),
+    sequences: tuple[str, ...] = (),
     on_shapes: bool = False,
+    gives_numbers: bool = False,
     outputs: int | None = 1,
     required: tuple[str, ...] = (),
     python_only: tuple[str, ...] = (),
     on_numbers: bool = False,
+    macs: Callable[..., float] | None = None,
 ) -> Callable[[F], F]:
     """Registers a function as the implementation of an ONNX operator.
 
@@ -77,39 +100,50 @@ def operator(
         op_type: ONNX operator type.
         domain: canonical operator domain.
         since_version: first operator set version with this behaviour.
-        static: inputs that must be Python values when the graph is built.
+        static: inputs that are Python numbers: baked in where the file has constants, ints where they come from
+            a Shape, read off the tensor (which breaks a compiled graph) where they are computed from data.
         numbers: inputs that are Python numbers where a file has constant 0-d tensors.
+        sequences: inputs that are Python lists of tensors (ONNX sequences), or None (empty optionals).
         on_shapes: the function also computes on Python ints (it may stand in a Shape chain). Without it,
             Python values that arrive at a tensor input become tensors first.
-        outputs: number of outputs that are always there; None where it depends on the node.
+        gives_numbers: the result is Python numbers, also of tensors (Shape, Size).
+        outputs: number of outputs that are always there; None where it depends on the node. A function
+            whose further outputs are optional has the python_only parameter `outputs`, the number that the
+            node asks for (1 where absent): it returns a tensor for 1, else a tuple of that many.
         required: attributes that a node in a file must have, also where the function has a default.
         python_only: keyword parameters that are no ONNX attributes.
         on_numbers: the function itself takes Python numbers as inputs (a quantizer's bit width, say).
+        macs: multiply-accumulates of a call, of (result, *inputs, **attributes).
     """
 
     def decorate(function: F) -> F:
         signature = inspect.signature(function)
         parameters = [p for p in signature.parameters.values() if p.kind is not p.KEYWORD_ONLY]
-        keep = [p.name in static for p in parameters]
-        variadic = bool(parameters) and parameters[-1].kind is inspect.Parameter.VAR_POSITIONAL
+        names = [p.name for p in parameters]
+        tensors_only = not (on_shapes or on_numbers)
+        untouched = frozenset(sequences) | (frozenset() if tensors_only else frozenset(names))
 
-        def tensors(args: tuple[Any, ...]) -> tuple[Any, ...]:
-            if not any(is_shape_value(a) for a in args):
-                return args
+        def convert(args: tuple[Any, ...]) -> tuple[Any, ...]:
+            """Gives each input its kind: Python numbers where it is static, else tensors."""
             device = next((a.device for a in args if isinstance(a, torch.Tensor)), None)
-            return tuple(
-                as_tensor(a, device=device)
-                if is_shape_value(a) and not (keep[min(i, len(keep) - 1)] and not variadic)
-                else a
-                for i, a in enumerate(args)
-            )
+            converted = []
+            for i, value in enumerate(args):
+                name = names[min(i, len(names) - 1)] if names else ""
+                if name in static:
+                    value = as_python(value) if isinstance(value, torch.Tensor) else value
+                elif name not in untouched and is_shape_value(value):
+                    value = as_tensor(value, device=device)
+                converted.append(value)
+            return tuple(converted)
 
         @functools.wraps(function)
         def wrapper(*args: Any, **kwargs: Any) -> Any:
             proxy = _any_proxy(args, kwargs)
             if proxy is not None:
                 return proxy.tracer.create_proxy("call_function", wrapper, args, kwargs)
-            return function(*(args if on_shapes or on_numbers else tensors(args)), **kwargs)
+            if static or (tensors_only and any(is_shape_value(a) for a in args)):
+                args = convert(args)
+            return function(*args, **kwargs)
 
         entry = describe(
             wrapper,
@@ -119,10 +153,13 @@ def operator(
             since_version=since_version,
             static=static,
             numbers=numbers,
+            sequences=sequences,
             on_shapes=on_shapes,
+            gives_numbers=gives_numbers,
             outputs=outputs,
             required=required,
             python_only=python_only,
+            macs=macs,
         )
         REGISTRY.add(entry)
         REGISTRY.add_target(wrapper, entry)

@@ -126,11 +126,10 @@ def test_node_that_breaks_its_schema(bad, message, make_model) -> None:
         qt.import_model(make_model([bad], initializers={"w": 1.0}))
 
 
-def test_shape_computed_from_data_is_not_supported(make_model) -> None:
+def test_shape_computed_from_data_is_read_when_the_module_runs(make_model) -> None:
     nodes = [node("Cast", ["x"], ["i"], to=TensorProto.INT64), node("Reshape", ["x", "i"], ["y"], "r")]
-    expected = r"node 'r' \(Reshape\): its input shape \('i'\) is computed from data"
-    with pytest.raises(UnsupportedModelError, match=expected):
-        qt.import_model(make_model(nodes))
+    module = qt.import_model(make_model(nodes))
+    assert module(torch.tensor([2.0, 1.0])).shape == (2, 1)
 
 
 def test_element_type_without_a_counterpart(make_model) -> None:

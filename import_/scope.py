@@ -1,0 +1,229 @@
+"""The values of one graph while it is built: what each ONNX name stands for in the fx graph."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from onnx import GraphProto, TensorProto
+from torch import fx, nn
+
+from qonnx_torch.dtypes import element_type_of, torch_dtype
+from qonnx_torch.element_types import ElementTypes
+from qonnx_torch.errors import InvalidModelError, UnsupportedModelError
+from qonnx_torch.names import Identifiers, identifier, parameter_paths
+from qonnx_torch.nn.tracing import RepresentationTracer
+from qonnx_torch.ops import as_python, as_tensor
+from qonnx_torch.ordering import label
+from qonnx_torch.provenance import NodeOrigin
+
+from .constants import Constant, constant_value, is_constant
+from .legacy import Literal
+
+__all__ = ["Scope"]
+
+SMALL = 4096
+"""Constants up to this many elements are followed through computations of shapes."""
+
+_PLAIN_SHAPE_TYPES = (TensorProto.INT64, TensorProto.BOOL, TensorProto.FLOAT)
+
+
+class Scope:
+    """The names of one graph: its constants and values, and those that it reads from the graph around it.
+
+    Attributes:
+        graph: the fx graph under construction.
+        root: the module that holds its parameters, buffers and submodules, and the graph in the end.
+        constants: name -> initializer, or value of a Constant node.
+        values: name -> the fx node that gives it.
+        known: nodes whose value is known while importing, because only small constants enter.
+        shapes: nodes that give Python numbers: shapes, and what is computed from them.
+        types: name -> ONNX element type.
+        origins: fx node -> its ONNX node.
+    """
+
+    def __init__(self, graph: GraphProto) -> None:
+        self.graph = fx.Graph(tracer_cls=RepresentationTracer)
+        self.root = fx.GraphModule(nn.Module(), self.graph, class_name="ImportedModel")
+        self.constants: dict[str, Constant] = {}
+        self.values: dict[str, fx.Node] = {}
+        self.known: dict[fx.Node, Any] = {}
+        self.shapes: set[fx.Node] = set()
+        self.types = ElementTypes()
+        self.origins: dict[fx.Node, NodeOrigin] = {}
+        self._attributes: dict[str, fx.Node] = {}
+        self._placeholders = Identifiers()
+        self._materialized: dict[str, fx.Node] = {}
+        self._collect_constants(graph)
+        self.paths = parameter_paths(self.constants)
+        self.module_names = Identifiers(p.partition(".")[0] for p in self.paths.values())
+        self._statistics = {
+            n for node in graph.node if node.op_type == "BatchNormalization" for n in node.input[3:5]
+        }
+
+    def _collect_constants(self, graph: GraphProto) -> None:
+        for proto in graph.initializer:
+            if proto.name in self.constants:
+                raise InvalidModelError(f"initializer {proto.name!r} occurs twice")
+            self.constants[proto.name] = Constant(proto.name, proto)
+        for node in graph.node:
+            if is_constant(node):
+                if len(node.output) != 1 or not node.output[0] or node.output[0] in self.constants:
+                    raise InvalidModelError(f"Constant node {label(node)} needs one output with a new name")
+                self.constants[node.output[0]] = Constant(node.output[0], constant_value(node))
+        for name, constant in self.constants.items():
+            self.types[name] = constant.proto.data_type
+
+    # -- what enters -------------------------------------------------------------------------------
+
+    def declare_inputs(self, graph: GraphProto) -> None:
+        """Adds a placeholder for each graph input that is no initializer: a tensor, sequence or optional."""
+        for value in graph.input:
+            if value.name in self.constants:
+                continue
+            if value.name in self.values:
+                raise InvalidModelError(f"graph input {value.name!r} is declared twice")
+            kind = value.type.WhichOneof("value")
+            if kind not in ("tensor_type", "sequence_type", "optional_type", None):
+                raise UnsupportedModelError(f"graph input {value.name!r} is no tensor ({kind})")
+            self._placeholder(value.name)
+            self.types[value.name] = element_type_of(value.type)
+
+    def capture(self, names: Iterable[str], outer: Scope) -> None:
+        """Adds a placeholder for each value of the graph around this one, with what is known of it."""
+        for name in names:
+            node = self._placeholder(name)
+            self.types[name] = outer.types[name]
+            source = outer.values.get(name)
+            if source in outer.shapes:
+                self.shapes.add(node)
+            if source in outer.known:
+                self.known[node] = outer.known[source]
+            elif name in outer.constants and outer.constants[name].numel() <= SMALL:
+                self.known[node] = outer.constants[name].tensor()
+
+    def _placeholder(self, name: str) -> fx.Node:
+        node = self.graph.placeholder(identifier(name, self._placeholders, "input"))
+        self.place(node, NodeOrigin(-1, "", "", (name,)))
+        self.values[name] = node
+        return node
+
+    # -- what a name stands for --------------------------------------------------------------------
+
+    def place(self, node: fx.Node, origin: NodeOrigin) -> None:
+        """Notes which ONNX node is behind an fx node."""
+        self.origins[node] = origin
+        node.meta["onnx"] = origin
+
+    def argument(self, name: str) -> fx.Node:
+        """Returns the node of a value: a tensor, or Python numbers where it stands in a Shape chain."""
+        if name in self.constants:
+            return self._attribute(self.constants[name])
+        node = self.values[name]
+        if node in self.shapes and self.types[name] not in (None, *_PLAIN_SHAPE_TYPES):
+            return self.tensor(name)  # the numbers alone would not tell its dtype
+        return node
+
+    def tensor(self, name: str | Literal | None) -> fx.Node:
+        """Returns the node of a value as a tensor.
+
+        Raises:
+            InvalidModelError: the name of an input that cannot be left out.
+        """
+        if not isinstance(name, str):
+            raise InvalidModelError("a quantizer's inputs cannot be left out")
+        if name in self.constants:
+            return self._attribute(self.constants[name])
+        node = self.values[name]
+        return self._as_tensor(name, node) if node in self.shapes else node
+
+    def static(self, name: str) -> Any:
+        """Returns a value as Python numbers, or the node that gives it when the module runs."""
+        if name in self.constants:
+            return self.constants[name].python()
+        node = self.values[name]
+        if node in self.known:
+            return as_python(self.known[node])
+        return node
+
+    def number(self, name: str) -> Any:
+        """Returns the Python number of a constant 0-d tensor, None of anything else."""
+        if name in self.constants:
+            return None if self.constants[name].proto.dims else self.constants[name].python()
+        value = self.known.get(self.values[name])
+        if isinstance(value, torch.Tensor):
+            return None if value.dim() else value.item()
+        return value if isinstance(value, (bool, int, float)) else None
+
+    def shape_constant(self, name: str) -> Any:
+        """Returns a constant as Python numbers where it can stand in a Shape chain, else None."""
+        if name in self.constants:
+            constant = self.constants[name]
+            return constant.python() if len(constant.proto.dims) <= 1 and constant.numel() <= SMALL else None
+        value = self.known.get(self.values[name])
+        if isinstance(value, torch.Tensor):
+            return as_python(value) if value.dim() <= 1 else None
+        return value
+
+    def is_shape(self, name: str) -> bool:
+        """Whether a value is Python numbers."""
+        return self.values.get(name) in self.shapes
+
+    def _as_tensor(self, name: str, node: fx.Node) -> fx.Node:
+        found = self._materialized.get(name)
+        if found is None:
+            element_type = self.types[name]
+            plain = element_type is None or element_type in _PLAIN_SHAPE_TYPES
+            args = (node,) if plain else (node, torch_dtype(element_type or 0))
+            found = self.graph.call_function(as_tensor, args)
+            self.place(found, NodeOrigin(-1, "", "as_tensor", self.origins[node].outputs))
+            self._materialized[name] = found
+        return found
+
+    def _attribute(self, constant: Constant) -> fx.Node:
+        """Returns the get_attr node of a constant, registering its parameter or buffer at first use."""
+        node = self._attributes.get(constant.name)
+        if node is None:
+            path = self.paths[constant.name]
+            tensor = constant.tensor()
+            scope, _, leaf = path.rpartition(".")
+            owner = self.module(scope)
+            if tensor.is_floating_point() and constant.name not in self._statistics:
+                owner.register_parameter(leaf, nn.Parameter(tensor))
+            else:
+                owner.register_buffer(leaf, tensor)
+            constant.paths.append(path)
+            node = self.graph.create_node("get_attr", path)
+            self._attributes[constant.name] = node
+            if tensor.numel() <= SMALL:
+                self.known[node] = tensor
+        return node
+
+    def module(self, path: str) -> nn.Module:
+        """Returns the module at a path, made where there is none."""
+        owner: nn.Module = self.root
+        for name in path.split(".") if path else ():
+            inner = owner._modules.get(name)
+            if inner is None:
+                owner.add_module(name, inner := nn.Module())
+            owner = inner
+        return owner
+
+    # -- what leaves -------------------------------------------------------------------------------
+
+    def output(self, names: Sequence[str]) -> None:
+        """Ends the graph with its outputs."""
+        results = [self.tensor(name) for name in names]
+        node = self.graph.output(results[0] if len(results) == 1 else tuple(results))
+        self.place(node, NodeOrigin(-1, "", "", tuple(names)))
+
+    def name_output(self, name: str, node: fx.Node, shape: bool = False) -> None:
+        """Gives a node's result its ONNX name."""
+        self.values[name] = node
+        if shape:
+            self.shapes.add(node)
+
+    def used_constants(self) -> Mapping[str, Constant]:
+        """Returns the constants that live in the module."""
+        return {name: c for name, c in self.constants.items() if c.paths}
