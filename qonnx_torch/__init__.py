@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from qonnx_torch.export import export_qonnx
     from qonnx_torch.import_ import import_model
     from qonnx_torch.lowering import trace
+    from qonnx_torch.ops import register_op
     from qonnx_torch.passes import (
         BatchNormalizationFolding,
         FloatQuantizerConfig,
@@ -92,6 +93,7 @@ __all__ = [
     "quantize",
     "quantize_parameters",
     "quantizer_parameters",
+    "register_op",
     "trace",
     "unfreeze_batch_normalization",
     "unfreeze_quantizers",
@@ -129,6 +131,7 @@ _HOMES = {
     "quantize": "qonnx_torch.passes",
     "quantize_parameters": "qonnx_torch.passes",
     "quantizer_parameters": "qonnx_torch.passes",
+    "register_op": "qonnx_torch.ops",
     "trace": "qonnx_torch.lowering",
     "unfreeze_batch_normalization": "qonnx_torch.passes",
     "unfreeze_quantizers": "qonnx_torch.passes",

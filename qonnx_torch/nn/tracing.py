@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import fx, nn
 
+from qonnx_torch.registry import REGISTRY
+
 __all__ = ["RepresentationTracer"]
 
 
@@ -13,6 +15,7 @@ class RepresentationTracer(fx.Tracer):
     proxy_buffer_attributes = True
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        """Keeps the modules of `qonnx_torch.nn`, and torch's own, whole."""
+        """Keeps the modules of `qonnx_torch.nn`, those that implement an operator, and torch's own, whole."""
         own = __name__.rpartition(".")[0]
-        return type(m).__module__.startswith(own) or super().is_leaf_module(m, module_qualified_name)
+        known = type(m).__module__.startswith(own) or REGISTRY.of_target(type(m)) is not None
+        return known or super().is_leaf_module(m, module_qualified_name)

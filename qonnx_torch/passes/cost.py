@@ -18,11 +18,11 @@ from torch import Tensor, fx
 
 import qonnx_torch.nn as qnn
 from qonnx_torch.errors import UnsupportedModelError
-from qonnx_torch.ops import channels_last, linear, pool, shape
+from qonnx_torch.ops import channels_last, convolution, indexing, linear, movement, pool, shape
 from qonnx_torch.ops.elementwise import identity
 from qonnx_torch.passes.constants import ConstantValues
 from qonnx_torch.passes.shapes import FakeInterpreter, declared_inputs, propagate
-from qonnx_torch.registry import REGISTRY
+from qonnx_torch.registry import REGISTRY, Operator
 
 __all__ = ["InferenceCost", "LayerCost", "inference_cost"]
 
@@ -179,13 +179,14 @@ def inference_cost(module: fx.GraphModule, *, discount_sparsity: bool = True) ->
     for node in module.graph.nodes:
         if node.op not in ("call_function", "call_module"):
             continue
-        formula = _MACS.get(node.target)
-        if formula is None:
-            operator = REGISTRY.of_target(_target(module, node))
-            if operator is not None and operator.op_type not in _FREE:
-                uncounted.add(operator.op_type)
-            continue
-        layers.append(_layer(node, formula, values, constants, types, discount_sparsity))
+        operator = REGISTRY.of_target(_target(module, node))
+        if node.target in _MACS or (operator is not None and operator.macs is not None):
+            attributes = node.kwargs
+            if operator is not None and node.op == "call_module":
+                attributes = operator.attributes_of(module.get_submodule(str(node.target)))
+            layers.append(_layer(node, operator, attributes, values, constants, types, discount_sparsity))
+        elif operator is not None and operator.op_type not in _FREE:
+            uncounted.add(operator.op_type)
     return InferenceCost(tuple(layers), frozenset(uncounted), discount_sparsity)
 
 
@@ -195,31 +196,38 @@ def _target(module: fx.GraphModule, node: fx.Node) -> Any:
 
 def _layer(
     node: fx.Node,
-    formula: Callable[..., float],
+    operator: Operator | None,
+    attributes: dict[str, Any],
     values: dict[fx.Node, Any],
     constants: ConstantValues,
     types: dict[fx.Node, Datatype],
     discount_sparsity: bool,
 ) -> LayerCost:
-    x, w = (a for a in node.args[:2] if isinstance(a, fx.Node))
-    weight = w if constants.is_constant(w) else x if constants.is_constant(x) else None
-    macs = formula(values[x], values[w], values[node], node.kwargs)
+    assert operator is not None
+    tensors = [a for a in node.args if isinstance(a, fx.Node)]
+    result = values[node]
+    if operator.macs is not None:
+        arguments = fx.node.map_arg(node.args, lambda n: values[n])
+        macs = float(operator.macs(result, *arguments, **attributes))
+    else:
+        macs = _MACS[node.target](*(values[a] for a in tensors[:2]), result, attributes)
+    x, others = tensors[0], tensors[1:]
+    factors = [*others[:1], x] if operator.macs is None else [*others, x]
+    weight = next((a for a in factors if constants.is_constant(a)), None)
     elements = float(values[weight].numel()) if weight is not None else 0.0
     if discount_sparsity and weight is not None:
         tensor = constants.value(weight)
         density = torch.count_nonzero(tensor).item() / max(1, tensor.numel())
         macs, elements = macs * density, elements * density
     origin = node.meta.get("onnx")
-    operator = REGISTRY.of_target(node.target)
-    assert operator is not None
     return LayerCost(
         name=(origin.name if origin else "") or node.name,
         op_type=operator.op_type,
         macs=macs,
         weights=elements,
-        outputs=float(values[node].numel()),
+        outputs=float(sum(t.numel() for t in (result if isinstance(result, tuple) else (result,)))),
         input_type=types[x],
-        weight_type=types[w],
+        weight_type=types[others[0]] if others else FLOAT32,
         output_type=types[node],
     )
 
@@ -240,9 +248,9 @@ def _gemm_macs(x: Tensor, w: Tensor, y: Tensor, attributes: dict[str, Any]) -> f
 
 
 _MACS: dict[Any, Callable[..., float]] = {
-    linear.conv: _conv_macs,
+    convolution.conv: _conv_macs,
     channels_last.conv_channels_last: _conv_macs,
-    linear.conv_transpose: _conv_transpose_macs,
+    convolution.conv_transpose: _conv_transpose_macs,
     linear.gemm: _gemm_macs,
     linear.mat_mul: _gemm_macs,
 }
@@ -293,11 +301,11 @@ _SAME_TYPE = frozenset(
         channels_last.max_pool_channels_last,
         shape.flatten,
         shape.reshape,
-        shape.transpose,
+        movement.transpose,
         shape.squeeze,
         shape.unsqueeze,
-        shape.slice_,
-        shape.gather,
+        indexing.slice_,
+        indexing.gather,
     }
 )
 
