@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
 from qonnx_torch.errors import UnsupportedModelError
 
@@ -52,6 +53,7 @@ class Operator:
         target: the function that implements it.
         inputs: ONNX input names in order, as the target's parameters are called.
         variadic: the last input may repeat (Concat, Sum, ...).
+        needed_inputs: how many of the inputs cannot be left out.
         attributes: attribute name -> default (`inspect.Parameter.empty` where required).
         static: inputs that the target takes as Python numbers (a Reshape's shape, a Slice's starts).
         numbers: inputs that are Python numbers where they are constant 0-d tensors (a Clip's bounds): they
@@ -61,6 +63,8 @@ class Operator:
         gives_numbers: the result is Python numbers, also of tensors (Shape, Size).
         outputs: number of outputs that are always there; None where it depends on the node (Split).
         counts_outputs: the target takes the number of outputs that a node asks for (MaxPool's Indices).
+        python_only: keyword parameters of the target that are no ONNX attributes. The importer gives `like`
+            (a tensor on whose device the result is made) and `as_numbers` (it stands in a Shape chain).
         required: attributes that a node must have, also where the function has a default.
         subgraphs: attributes that are graphs (the branches of an If); the target takes callables.
         attribute_types: attribute name -> its Python type as the signature spells it.
@@ -73,6 +77,7 @@ class Operator:
     target: Any
     inputs: tuple[str, ...]
     variadic: bool
+    needed_inputs: int
     attributes: dict[str, Any]
     static: frozenset[str] = frozenset()
     numbers: frozenset[str] = frozenset()
@@ -81,6 +86,7 @@ class Operator:
     gives_numbers: bool = False
     outputs: int | None = 1
     counts_outputs: bool = False
+    python_only: frozenset[str] = frozenset()
     required: frozenset[str] = frozenset()
     subgraphs: frozenset[str] = frozenset()
     attribute_types: dict[str, str] = field(default_factory=dict)
@@ -113,8 +119,8 @@ class OperatorRegistry:
         if operator.since_version in versions:
             known = versions[operator.since_version].target
             raise ValueError(
-                f"{operator} is implemented by {known.__module__}.{known.__qualname__} already; register another "
-                "version or domain"
+                f"{operator} is implemented by {known.__module__}.{known.__qualname__} already; register "
+                "another version or domain"
             )
         versions[operator.since_version] = operator
 
@@ -187,6 +193,20 @@ def is_stray_qonnx(op_type: str) -> bool:
 _ANY_VERSION = 1 << 30
 
 
+def _spelled_type(parameter: inspect.Parameter) -> str:
+    """Returns an attribute's type as built-in operators spell it: `int`, `Sequence[float]`, ..."""
+    annotation = parameter.annotation
+    if annotation is parameter.empty:
+        default = parameter.default
+        several = isinstance(default, (tuple, list)) and bool(default)
+        return f"Sequence[{type(default[0]).__name__}]" if several else type(default).__name__
+    if isinstance(annotation, type) and not get_args(annotation):
+        return annotation.__name__
+    text = str(annotation).removesuffix(" | None").replace("typing.", "").replace("collections.abc.", "")
+    found = re.fullmatch(r"(?:list|tuple)\[(int|float|str)(?:, \.\.\.)?\]", text)
+    return f"Sequence[{found.group(1)}]" if found else text
+
+
 def describe(
     target: Callable[..., Any],
     signature: inspect.Signature,
@@ -209,15 +229,17 @@ def describe(
     attributes: dict[str, Any] = {}
     types: dict[str, str] = {}
     variadic = False
+    needed = 0
     for name, parameter in signature.parameters.items():
         if name in python_only:
             continue
         if parameter.kind is parameter.KEYWORD_ONLY:
             attributes[name] = parameter.default
-            types[name] = str(parameter.annotation).removesuffix(" | None")
+            types[name] = _spelled_type(parameter)
         else:
             inputs.append(name)
             variadic = variadic or parameter.kind is parameter.VAR_POSITIONAL
+            needed += parameter.default is parameter.empty and parameter.kind is not parameter.VAR_POSITIONAL
     return Operator(
         domain=domain,
         op_type=op_type,
@@ -225,6 +247,7 @@ def describe(
         target=target,
         inputs=tuple(inputs),
         variadic=variadic,
+        needed_inputs=needed,
         attributes=attributes,
         static=frozenset(static),
         numbers=frozenset(numbers),
@@ -233,6 +256,7 @@ def describe(
         gives_numbers=gives_numbers,
         outputs=outputs,
         counts_outputs="outputs" in python_only,
+        python_only=frozenset(python_only),
         attribute_types=types,
         macs=macs,
         subgraphs=frozenset(name for name, kind in types.items() if "Callable" in kind),

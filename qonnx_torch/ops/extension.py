@@ -13,6 +13,8 @@ from qonnx_torch.registry import REGISTRY, canonical_domain, describe
 
 __all__ = ["register_op"]
 
+_ATTRIBUTE_TYPES = ("int", "float", "str", "Sequence[int]", "Sequence[float]", "Sequence[str]")
+
 T = TypeVar("T", bound=Callable[..., Any])
 
 
@@ -56,18 +58,24 @@ def register_op(
     Raises:
         ValueError: that version of the operator has an implementation already. The same function or class
             may be defined again (as when a notebook's cell runs twice).
+        TypeError: an attribute's annotation is no type of ONNX attributes, or a class is no `nn.Module`.
     """
     domain = canonical_domain(domain)
     options: dict[str, Any] = {"since_version": since_version, "static": static, "outputs": outputs}
 
     def register(target: T) -> T:
         REGISTRY.forget(domain, op_type, since_version, target)
+        if inspect.isclass(target) and not issubclass(target, nn.Module):
+            raise TypeError(f"{target.__name__} is neither a function nor an nn.Module class")
+        schema = _schema_of(target) if inspect.isclass(target) else inspect.signature(target)
+        entry = describe(target, schema, domain=domain, op_type=op_type, macs=macs, **options)
+        for name, kind in entry.attribute_types.items():
+            if kind not in _ATTRIBUTE_TYPES:
+                raise TypeError(
+                    f"{op_type}: its attribute {name!r} is annotated {kind!r}; ONNX attributes are "
+                    f"{', '.join(_ATTRIBUTE_TYPES)}"
+                )
         if inspect.isclass(target):
-            if not issubclass(target, nn.Module):
-                raise TypeError(f"{target.__name__} is neither a function nor an nn.Module class")
-            entry = describe(
-                target, _schema_of(target), domain=domain, op_type=op_type, macs=macs, **options
-            )
             REGISTRY.add(entry)
             REGISTRY.add_target(target, entry)
             REGISTRY.add_module(target, target)
@@ -77,7 +85,7 @@ def register_op(
     return register
 
 
-def _schema_of(module: type[nn.Module]) -> inspect.Signature:
+def _schema_of(module: Any) -> inspect.Signature:
     """Returns the inputs of a module's `forward` and the arguments of its constructor as one signature."""
     inputs = list(inspect.signature(module.forward).parameters.values())[1:]
     attributes = list(inspect.signature(module).parameters.values())
