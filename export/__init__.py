@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import onnx
 from onnx import ModelProto
@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 
 from qonnx_torch.errors import ExportError
 from qonnx_torch.nn import Quantizer
+from qonnx_torch.ordering import subgraphs
 from qonnx_torch.passes.shapes import ValueInfo
 from qonnx_torch.passes.training import update_statistics
 from qonnx_torch.provenance import Provenance, fingerprint, provenance_of
@@ -18,12 +19,13 @@ from qonnx_torch.provenance import Provenance, fingerprint, provenance_of
 from .declarations import check_types, infer_values, tensor_changes
 from .emitter import emit
 from .finalise import OPSET_CEILING, declare, finalise
+from .qdq import least_opset
 from .restore import restore, state_of
 from .writing import write_model
 
 __all__ = ["export_qonnx"]
 
-_OPSETS = (6, 25)
+_OPSETS = (6, onnx.defs.onnx_opset_version())
 _IR_VERSIONS = (4, onnx.IR_VERSION)
 _CANONICAL_FLOOR = 13
 _FUNCTIONS_FLOOR = 15
@@ -54,7 +56,8 @@ def export_qonnx(
             from what the file declares (shape or dtype), they are what is declared.
         functions: give every QONNX operator a function body, so that plain onnxruntime runs the file.
             Needs opset 15; a graph from an older one is then written in canonical form.
-        opset_version: ai.onnx operator set to write, 6 to 25; None keeps the file's own, up to 21.
+        opset_version: ai.onnx operator set to write, 6 to onnx's newest; None keeps the file's own, up to 21,
+            which clients know, or beyond where only newer sets have its operators.
         ir_version: IR version to write, from 4 to onnx's newest; None for 8 to 10.
 
     Returns:
@@ -92,7 +95,7 @@ def export_qonnx(
             )
         if not infos:
             infer_values(module, args, changes, required=True)
-        model, infos = emit(module, version)
+        model, infos = _emit(module, version, opset_version is None)
     finalise(model, infos, ir_version)
     if canonical or changes:
         check_types(model, changes)
@@ -101,6 +104,22 @@ def export_qonnx(
     if path is not None:
         write_model(model, path)
     return model
+
+
+def _emit(module: fx.GraphModule, version: int, free: bool) -> tuple[ModelProto, dict[str, ValueInfo]]:
+    """Writes a graph whole; where the version is free, in the file's own if only that has its operators."""
+    try:
+        return emit(module, version)
+    except ExportError:
+        provenance = provenance_of(module)
+        own = _default_opset(ModelProto.FromString(provenance.skeleton)) if provenance else 0
+        if not free or own <= version:
+            raise
+        return emit(module, own)
+
+
+def _default_opset(model: ModelProto) -> int:
+    return max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=0)
 
 
 def _check_version(name: str, version: int | None, known: tuple[int, int]) -> None:
@@ -119,15 +138,17 @@ def _declare_inputs(model: ModelProto, infos: Mapping[str, ValueInfo]) -> None:
 
 
 def _check_targets(module: fx.GraphModule) -> None:
-    """Checks that the module has what its graph reads."""
+    """Checks that the module has what its graph and the graphs in it read."""
     modules = dict(module.named_modules(remove_duplicate=False))
-    missing = [str(n.target) for n in module.graph.nodes if n.op == "call_module" and n.target not in modules]
+    graphs = {f"{name}." if name else "": m for name, m in modules.items() if isinstance(m, fx.GraphModule)}
+    nodes = [(prefix + str(n.target), n) for prefix, graph in graphs.items() for n in graph.graph.nodes]
+    missing = [path for path, n in nodes if n.op == "call_module" and path not in modules]
     for name, quantizer in modules.items():
         if isinstance(quantizer, Quantizer):
             missing += [f"{name}.{p}" for p in quantizer.parameter_names if not hasattr(quantizer, p)]
     if not missing:
         state = state_of(module)
-        read = (str(n.target) for n in module.graph.nodes if n.op == "get_attr" and n.users)
+        read = (path for path, n in nodes if n.op == "get_attr" and n.users)
         missing = [path for path in dict.fromkeys(read) if path not in state]
     if missing:
         raise ExportError(
@@ -146,17 +167,27 @@ def _unchanged(
         return None
     own = default.version
     wanted = min(own, OPSET_CEILING) if opset_version is None else opset_version
+    if wanted != own and not all(_same_schema(n, own, wanted) for n in _all_nodes(model.graph)):
+        if opset_version is not None:
+            return None
+        wanted = own  # its operators mean something else, or do not exist, in the sets that clients know
+    if least_opset(model) > wanted:
+        return None
     if functions and wanted < _FUNCTIONS_FLOOR:
         if opset_version is not None:
             raise ExportError(
                 f"opset {opset_version}: function bodies need opset {_FUNCTIONS_FLOOR} or above"
             )
         return None
-    if wanted != own:
-        if not all(_same_schema(n, own, wanted) for n in model.graph.node):
-            return None
-        default.version = wanted
+    default.version = wanted
     return model
+
+
+def _all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    for node in graph.node:
+        yield node
+        for subgraph in subgraphs(node).values():
+            yield from _all_nodes(subgraph)
 
 
 def _same_schema(node: onnx.NodeProto, own: int, wanted: int) -> bool:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import onnx
 import torch
-from onnx import ModelProto, NodeProto, TensorProto
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 from torch import Tensor, fx
 
 from qonnx_torch.dtypes import torch_dtype
 from qonnx_torch.errors import ExportError, UnsupportedModelError
-from qonnx_torch.ordering import label
+from qonnx_torch.nn.subgraphs import SubgraphOperator
+from qonnx_torch.ordering import label, subgraphs
 from qonnx_torch.passes.shapes import (
     DataDependentShapeError,
     UndeclaredInputsError,
@@ -21,7 +22,7 @@ from qonnx_torch.passes.shapes import (
     declared_inputs,
     infer_shapes,
 )
-from qonnx_torch.provenance import Provenance
+from qonnx_torch.provenance import Provenance, provenance_of
 
 from .finalise import constant_info
 from .restore import is_quantizer_parameter
@@ -70,7 +71,21 @@ def tensor_changes(
             if tensor is not None and (tensor.dtype is not dtype or tuple(tensor.shape) != dims):
                 own = tuple(tensor.shape) == dims and is_quantizer_parameter(module, path)
                 changes.append(TensorChange(path, dtype, tensor.dtype, own))
+    for prefix, graph in _subgraphs(module):
+        within = {p.removeprefix(prefix): t for p, t in state.items() if p.startswith(prefix)}
+        for change in tensor_changes(graph, provenance_of(graph), within):
+            changes.append(replace(change, path=prefix + change.path))
     return changes
+
+
+def _subgraphs(module: fx.GraphModule) -> Iterator[tuple[str, fx.GraphModule]]:
+    """Yields the subgraphs of a graph's own nodes, with the prefix of their tensors' paths."""
+    targets = dict.fromkeys(str(n.target) for n in module.graph.nodes if n.op == "call_module")
+    for target in targets:
+        operator = module.get_submodule(target)
+        if isinstance(operator, SubgraphOperator):
+            for name, graph in operator.subgraphs().items():
+                yield f"{target}.{name}.", graph
 
 
 def _replaces_inputs(module: fx.GraphModule, args: Sequence[Tensor]) -> bool:
@@ -154,21 +169,27 @@ def check_types(model: ModelProto, changes: Sequence[TensorChange]) -> None:
     Raises:
         ExportError: lists every node with a wrong or mixed type.
     """
-    graph = model.graph
-    types = {v.name: v.type.tensor_type.elem_type for v in (*graph.input, *graph.output, *graph.value_info)}
-    types |= {i.name: i.data_type for i in graph.initializer}
-    problems = [
-        f"  node {label(node)}: {problem}"
-        for node in graph.node
-        if node.domain == ""
-        for problem in list(_type_problems(node, model.opset_import[0].version, types))[:1]
-    ]
+    problems = list(_problems(model.graph, model.opset_import[0].version, {}))
     if problems:
         raise ExportError(
             f"{len(problems)} nodes have inputs of a type that their operator does not take:\n"
             + "\n".join(problems)
             + _conversion(changes)
         )
+
+
+def _problems(graph: GraphProto, opset: int, outer: Mapping[str, int]) -> Iterator[str]:
+    """Yields a line for each node, also in subgraphs, that has an input of a wrong type."""
+    types = dict(outer)
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        types[value.name] = value.type.tensor_type.elem_type
+    types |= {i.name: i.data_type for i in graph.initializer}
+    for node in graph.node:
+        if node.domain == "":
+            problems = list(_type_problems(node, opset, types))
+            yield from (f"  node {label(node)}: {problem}" for problem in problems[:1])
+        for subgraph in subgraphs(node).values():
+            yield from _problems(subgraph, opset, types)
 
 
 def _type_problems(node: NodeProto, opset: int, types: Mapping[str, int]) -> Iterator[str]:

@@ -10,24 +10,33 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
-from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from torch import fx
 
 import qonnx_torch.nn as qnn
-from qonnx_torch.dtypes import onnx_element_type
+from qonnx_torch.dtypes import onnx_element_type, torch_dtype
 from qonnx_torch.errors import ExportError
 from qonnx_torch.names import onnx_name
 from qonnx_torch.ops import as_tensor
-from qonnx_torch.ops.activation import log_softmax_coerced, p_relu_per_channel, softmax_coerced
+from qonnx_torch.ops._axes import axis_of
+from qonnx_torch.ops.activation import (
+    hardmax_coerced,
+    log_softmax_coerced,
+    p_relu_per_channel,
+    softmax_coerced,
+)
+from qonnx_torch.ops.movement import aligned
+from qonnx_torch.ops.scan import scan_8
 from qonnx_torch.passes.shapes import ValueInfo
 from qonnx_torch.provenance import provenance_of
 from qonnx_torch.registry import QONNX_DOMAIN, REGISTRY, Operator
 from qonnx_torch.type_names import type_of_name
 
 from .foreign import FOREIGN
-from .naming import output_values, unique_value_names
+from .naming import infos_by_name, output_values, unique_value_names
 from .restore import state_of
 from .tensors import constant_proto, packed_types, tensor_proto
+from .versions import attributes_at
 
 __all__ = ["emit"]
 
@@ -49,29 +58,74 @@ def emit(module: fx.GraphModule, opset_version: int) -> tuple[ModelProto, dict[s
 
 
 class _Emitter:
-    def __init__(self, module: fx.GraphModule, opset_version: int) -> None:
+    """Writes a graph, or a subgraph: then `outer` writes the graph around it.
+
+    Args:
+        module: the graph.
+        opset_version: of ai.onnx.
+        outer: what writes the graph around it.
+        prefix: the path of the subgraph in the module of that graph.
+        captured: names of the values there that are the subgraph's last inputs.
+    """
+
+    def __init__(
+        self,
+        module: fx.GraphModule,
+        opset_version: int,
+        outer: _Emitter | None = None,
+        prefix: str = "",
+        captured: Sequence[str] = (),
+    ) -> None:
         self.module = module
         self.opset = opset_version
-        self.names = unique_value_names(module)
-        self.infos = _infos_by_name(self.names)
+        self.outer = outer
+        placeholders = [n for n in module.graph.nodes if n.op == "placeholder"]
+        self.captured = dict(zip(placeholders[len(placeholders) - len(captured) :], captured, strict=True))
+        self.taken: set[str] = set() if outer is None else outer.taken
+        self.names = unique_value_names(module, self.taken, self.captured)
+        self.taken |= {n for names in self.names.values() for n in names}
+        self.infos = infos_by_name(self.names)
         self.state = state_of(module)
         self.values: dict[fx.Node, str] = {}
         self.nodes: list[NodeProto] = []
         self.initializers: dict[str, TensorProto] = {}
-        self.versions: dict[str, int] = {QONNX_DOMAIN: 1}
-        self.taken = {n for names in self.names.values() for n in names}
-        self.node_names: set[str] = set()
+        self.initializer_names: set[str] = set() if outer is None else outer.initializer_names
+        self.versions: dict[str, int] = {QONNX_DOMAIN: 1} if outer is None else outer.versions
+        self.node_names: set[str] = set() if outer is None else outer.node_names
+        self.borrowed = {} if outer is None else outer.constants_in(prefix)
         provenance = provenance_of(module)
         self.parameter_names = {p: t.name for t in provenance.tensors for p in t.paths} if provenance else {}
-        source = ModelProto.FromString(provenance.skeleton) if provenance else ModelProto()
-        self.packed = packed_types(source)
+        self.source = ModelProto.FromString(provenance.skeleton) if provenance else ModelProto()
+        self.packed = packed_types(self.source)
+
+    def constants_in(self, prefix: str) -> dict[str, str]:
+        """Returns the constants of this graph that live in a subgraph: path in it -> path here."""
+        known = [*self.parameter_names, *self.borrowed]
+        return {path.removeprefix(prefix): path for path in known if path.startswith(prefix)}
 
     def emit(self) -> ModelProto:
+        """Returns the model."""
+        model = ModelProto()
+        model.CopyFrom(self.source)
+        model.graph.CopyFrom(self.graph())
+        if provenance_of(self.module) is None:
+            model.graph.name = model.producer_name = "qonnx_torch"
+        del model.opset_import[:]
+        model.opset_import.append(helper.make_opsetid("", self.opset))
+        for domain, version in self.versions.items():
+            model.opset_import.append(helper.make_opsetid(domain, version))
+        model.ir_version = 10
+        return model
+
+    def graph(self) -> GraphProto:
+        """Returns the graph, with the name that it has in the file."""
         inputs: list[onnx.ValueInfoProto] = []
         outputs: list[onnx.ValueInfoProto] = []
         problems: list[str] = []
         for node in self.module.graph.nodes:
-            if node.op == "placeholder":
+            if node in self.captured:
+                self.values[node] = self.captured[node]
+            elif node.op == "placeholder":
                 inputs.append(self._value_info(node))
             elif node.op == "get_attr":
                 self.values[node] = self._parameter(str(node.target))
@@ -85,66 +139,101 @@ class _Emitter:
                     self.values[node] = node.name
         if problems:
             raise ExportError(f"{len(problems)} nodes cannot be written:\n" + "\n".join(problems))
-        source = provenance_of(self.module)
-        model = ModelProto()
-        if source is not None:
-            model.ParseFromString(source.skeleton)
-            annotations = list(model.graph.quantization_annotation)
-            name, doc = model.graph.name, model.graph.doc_string
-            model.ClearField("graph")
-            model.graph.name, model.graph.doc_string = name, doc
-            known = (
-                {o for n in self.nodes for o in n.output} | set(self.initializers) | {i.name for i in inputs}
-            )
-            model.graph.quantization_annotation.extend(a for a in annotations if a.tensor_name in known)
-        else:
-            model.graph.name, model.producer_name = "qonnx_torch", "qonnx_torch"
-        model.graph.node.extend(self.nodes)
-        model.graph.initializer.extend(self.initializers.values())
-        model.graph.input.extend(inputs)
-        model.graph.output.extend(outputs)
-        del model.opset_import[:]
-        model.opset_import.append(helper.make_opsetid("", self.opset))
-        for domain, version in self.versions.items():
-            model.opset_import.append(helper.make_opsetid(domain, version))
-        model.ir_version = 10
-        return model
+        file = self.source.graph
+        graph = GraphProto(
+            name=file.name or ("" if self.outer is None else "subgraph"), doc_string=file.doc_string
+        )
+        known = {o for n in self.nodes for o in n.output} | set(self.initializers) | {i.name for i in inputs}
+        annotations = (a for a in file.quantization_annotation if a.tensor_name in known)
+        graph.quantization_annotation.extend(annotations)
+        graph.node.extend(self.nodes)
+        graph.initializer.extend(self.initializers.values())
+        graph.input.extend(inputs)
+        graph.output.extend(outputs)
+        if self.outer is not None:
+            self._declare_values(graph)
+        return graph
+
+    def _declare_values(self, graph: GraphProto) -> None:
+        """Declares what a subgraph computes, as far as it was inferred; `finalise` does it for the model."""
+        ends = {v.name for v in graph.output}
+        computed = dict.fromkeys(o for n in self.nodes for o in n.output if o in self.infos and o not in ends)
+        for name in computed:
+            info = self.infos[name]
+            element_type = self.packed.get(name) or onnx_element_type(info.dtype)
+            graph.value_info.append(helper.make_tensor_value_info(name, element_type, list(info.shape)))
 
     # -- values ------------------------------------------------------------------------------------
 
     def _value_info(self, node: fx.Node) -> onnx.ValueInfoProto:
         name = self.names[node][0]
         self.values[node] = name
+        if name not in self.infos:
+            return self._declared(name, self.source.graph.input)
         info = self.infos[name]
         element_type = self.packed.get(name) or onnx_element_type(info.dtype)
         return helper.make_tensor_value_info(name, element_type, list(info.shape))
 
+    def _declared(
+        self, name: str, values: Sequence[onnx.ValueInfoProto], position: int | None = None
+    ) -> onnx.ValueInfoProto:
+        """Returns what the file declares of a value without an inferred shape: by name, or by position.
+
+        Raises:
+            ExportError: of a model's input or output, where that is nothing.
+        """
+        found = next((v for v in values if v.name == name), None)
+        if found is None and position is not None and position < len(values):
+            found = values[position]
+        if found is None and self.outer is None:
+            raise ExportError(f"the type of {name!r} is not known")
+        return onnx.ValueInfoProto(name=name, type=found.type if found is not None else None)
+
     def _outputs(self, node: fx.Node) -> list[onnx.ValueInfoProto]:
         outputs: list[onnx.ValueInfoProto] = []
         for i, result in enumerate(output_values(node)):
-            if not isinstance(result, fx.Node):
+            wanted = self.names[node][i] if i < len(self.names[node]) else ""
+            if isinstance(result, fx.Node):
+                value = self.values[result]
+            elif self.outer is None or result is None:
                 raise ExportError(f"output {i} is the Python value {result!r}, not a tensor")
-            value = self.values[result]
+            else:
+                value = self._input(result, f"{wanted or node.name}_value", self._declared_dtype(i))
             info = self.infos.get(value) or self._parameter_info(value)
-            if result.op in ("placeholder", "get_attr") or value in {o.name for o in outputs}:
+            constant = not isinstance(result, fx.Node) or result.op in ("placeholder", "get_attr")
+            if constant or value in {o.name for o in outputs}:
                 # A graph output must be computed, and once: an input, a parameter or a repeat is passed on.
-                wanted = self.names[node][i] if i < len(self.names[node]) else value
-                name = self._fresh(wanted)
+                name = self._fresh(wanted or value)
                 self.nodes.append(helper.make_node("Identity", [value], [name], name=f"{name}_identity"))
                 value = name
+            if info is None:
+                outputs.append(self._declared(value, self.source.graph.output, i))
+                continue
             outputs.append(
                 helper.make_tensor_value_info(value, onnx_element_type(info.dtype), list(info.shape))
             )
         return outputs
 
-    def _parameter_info(self, value: str) -> ValueInfo:
-        proto = self.initializers[value]
-        tensor = next(t for p, t in self.state.items() if self.parameter_names.get(p, onnx_name(p)) == value)
-        return ValueInfo(tuple(proto.dims), tensor.dtype)
+    def _declared_dtype(self, output: int) -> torch.dtype | None:
+        """Returns the dtype that the file declares of an output."""
+        declared = self.source.graph.output
+        element_type = declared[output].type.tensor_type.elem_type if output < len(declared) else 0
+        return torch_dtype(element_type) if element_type else None
+
+    def _parameter_info(self, value: str) -> ValueInfo | None:
+        """Returns shape and dtype of an initializer, of this graph or one around it."""
+        proto = self.initializers.get(value)
+        if proto is None:
+            return (
+                None
+                if self.outer is None
+                else self.outer.infos.get(value) or self.outer._parameter_info(value)
+            )
+        return ValueInfo(tuple(proto.dims), torch_dtype(proto.data_type))
 
     def _fresh(self, name: str) -> str:
         candidate, count = name, 0
-        while candidate in self.taken or candidate in self.initializers:
+        while candidate in self.taken or candidate in self.initializer_names:
             count += 1
             candidate = f"{name}_{count}"
         self.taken.add(candidate)
@@ -152,6 +241,8 @@ class _Emitter:
 
     def _parameter(self, path: str) -> str:
         """Returns the initializer of a parameter or buffer; equal ones that had one name share it again."""
+        if path in self.borrowed and self.outer is not None:
+            return self.outer._parameter(self.borrowed[path])
         if path not in self.state:
             raise ExportError(f"{path} is no parameter or buffer of the module")
         tensor = self.state[path]
@@ -160,9 +251,14 @@ class _Emitter:
         known = self.initializers.get(name)
         if known == proto:
             return name
-        if known is not None or name in self.taken:
+        elsewhere = name in self.initializer_names and known is None
+        if known is not None or elsewhere or name in self.taken:
             proto.name = self._fresh(f"{name}_{path.rpartition('.')[2]}" if name in self.taken else name)
+        return self._initializer(proto)
+
+    def _initializer(self, proto: TensorProto) -> str:
         self.initializers[proto.name] = proto
+        self.initializer_names.add(proto.name)
         return proto.name
 
     def _input(self, value: Any, hint: str, like: torch.dtype | None = None) -> str:
@@ -173,9 +269,7 @@ class _Emitter:
             return self.values[value]
         if isinstance(value, (tuple, list)) and any(isinstance(v, fx.Node) for v in value):
             raise ExportError(f"{hint} mixes numbers and computed values; compute it with Concat")
-        proto = constant_proto(value, self._fresh(hint), like=like)
-        self.initializers[proto.name] = proto
-        return proto.name
+        return self._initializer(constant_proto(value, self._fresh(hint), like=like))
 
     # -- nodes -------------------------------------------------------------------------------------
 
@@ -188,6 +282,12 @@ class _Emitter:
         if node.target is as_tensor:
             self.values[node] = self.values[node.all_input_nodes[0]]
             return
+        if node.target is aligned:
+            value, other, axis = node.args
+            ranks = [len(self._info(self.values[n]).shape) for n in (value, other)]  # type: ignore[index]
+            behind = ranks[1] - axis_of(axis, ranks[1]) - ranks[0]  # type: ignore[arg-type]
+            self.values[node] = self._extended(self.values[value], behind)  # type: ignore[index]
+            return
         target = node.target
         if node.op == "call_module":
             submodule = self.module.get_submodule(str(target))
@@ -199,6 +299,8 @@ class _Emitter:
                 raise ExportError(f"a module of type {type(submodule).__name__} has no ONNX operator")
             inputs = self._module_inputs(node, submodule, operator)
             attributes = operator.attributes_of(submodule)
+            if isinstance(submodule, qnn.SubgraphOperator):
+                attributes |= self._subgraphs(node, submodule, operator)
             self._append(node, operator, inputs, attributes)
             return
         operator = REGISTRY.of_target(target)
@@ -240,7 +342,39 @@ class _Emitter:
         info = self.infos.get(self.values[value])
         return info.dtype if info else None
 
+    def _subgraphs(
+        self, node: fx.Node, module: qnn.SubgraphOperator, operator: Operator
+    ) -> dict[str, GraphProto]:
+        """Returns the graphs of an operator."""
+        graphs = module.subgraphs()
+        lost = sorted((operator.subgraphs & operator.required) - set(graphs))
+        if lost:
+            raise ExportError(f"its {lost[0]} is no torch.fx.GraphModule")
+        if operator.target is scan_8:
+            raise ExportError("Scan of operator set 8, with a batch, has no form in newer ones")
+        captured = [self._input(v, f"{self.names[node][0]}_captured") for v in module.split(node.args)[1]]
+        return {
+            name: _Emitter(graph, self.opset, self, f"{node.target}.{name}.", captured).graph()
+            for name, graph in graphs.items()
+        }
+
+    def _subgraph_inputs(self, node: fx.Node, module: qnn.SubgraphOperator, operator: Operator) -> list[str]:
+        """Returns the operator's inputs; numbers have the types of the body's inputs that they are for."""
+        formal: list[onnx.ValueInfoProto] = []
+        if operator.op_type == "Loop":
+            provenance = provenance_of(module.subgraphs()["body"])
+            formal = list(ModelProto.FromString(provenance.skeleton).graph.input) if provenance else []
+        inputs = []
+        for i, value in enumerate(module.split(node.args)[0]):
+            hint = operator.inputs[min(i, len(operator.inputs) - 1)]
+            element_type = formal[i].type.tensor_type.elem_type if i < len(formal) else 0
+            like = torch_dtype(element_type) if element_type else None
+            inputs.append(self._input(value, f"{self.names[node][0]}_{hint}", like))
+        return inputs
+
     def _module_inputs(self, node: fx.Node, module: torch.nn.Module, operator: Operator) -> list[str]:
+        if isinstance(module, qnn.SubgraphOperator):
+            return self._subgraph_inputs(node, module, operator)
         if not isinstance(module, qnn.Quantizer):
             hints = operator.inputs
             return [
@@ -262,7 +396,7 @@ class _Emitter:
     ) -> None:
         while inputs and not inputs[-1]:
             inputs.pop()
-        if operator.target in (softmax_coerced, log_softmax_coerced):
+        if operator.target in (softmax_coerced, log_softmax_coerced, hardmax_coerced):
             self._append_coerced(node, operator.op_type, inputs[0], int(attributes.get("axis", 1)))
             return
         if operator.target is p_relu_per_channel:
@@ -280,11 +414,14 @@ class _Emitter:
         elif operator.domain == "":
             inputs, written = self._older_form(operator, inputs, written)
         outputs = self.names[node]
+        self._check_outputs(operator, len(outputs))
         self.values[node] = outputs[0]
         proto = helper.make_node(
             operator.op_type, inputs, outputs, name=self._node_name(node), domain=operator.domain
         )
-        proto.attribute.extend(_attribute(k, v, operator.attribute_types[k]) for k, v in written.items())
+        proto.attribute.extend(
+            _attribute(k, v, operator.attribute_types.get(k, "")) for k, v in written.items()
+        )
         self.nodes.append(proto)
 
     def _aligned_slope(self, x: str, slope: str) -> str:
@@ -293,12 +430,25 @@ class _Emitter:
         known = self.initializers.get(slope)
         if rank < 3 or (known is not None and list(known.dims) in ([], [1])):
             return slope
-        aligned = self._fresh(f"{slope}_per_channel")
-        axes = self._input(tuple(range(1, rank - 1)), f"{aligned}_axes")
-        info = self.infos.get(slope) or self._parameter_info(slope)
-        self.infos[aligned] = ValueInfo((*info.shape, *[1] * (rank - 2)), info.dtype)
-        self.nodes.append(helper.make_node("Unsqueeze", [slope, axes], [aligned], name=aligned))
-        return aligned
+        return self._extended(slope, rank - 2)
+
+    def _extended(self, value: str, count: int) -> str:
+        """Returns a value with `count` dimensions of 1 behind its own."""
+        if count <= 0:
+            return value
+        extended = self._fresh(f"{value}_aligned")
+        info = self._info(value)
+        rank = len(info.shape)
+        axes = self._input(tuple(range(rank, rank + count)), f"{extended}_axes")
+        self.infos[extended] = ValueInfo((*info.shape, *[1] * count), info.dtype)
+        self.nodes.append(helper.make_node("Unsqueeze", [value, axes], [extended], name=extended))
+        return extended
+
+    def _info(self, value: str) -> ValueInfo:
+        info = self.infos.get(value) or self._parameter_info(value)
+        if info is None:
+            raise ExportError(f"the shape of {value!r} is not known")
+        return info
 
     def _append_coerced(self, node: fx.Node, op_type: str, value: str, axis: int) -> None:
         """Writes a softmax over several dimensions at once, which newer operator sets spell in four nodes."""
@@ -328,6 +478,7 @@ class _Emitter:
             raise ExportError(
                 f"{op_type} does not exist in opset {self.opset}; ask for a newer one"
             ) from None
+        attributes = attributes_at(operator, attributes, self.opset, inputs, self.initializers)
         if "axes" in schema.attributes and op_type.startswith("Reduce") and len(inputs) > 1:
             axes = onnx.numpy_helper.to_array(self.initializers.pop(inputs[1]))
             attributes = {**attributes, "axes": [int(a) for a in axes.reshape(-1)]}
@@ -342,6 +493,11 @@ class _Emitter:
             what = f"attribute {unknown[0]}" if unknown else f"{len(inputs)} inputs"
             raise ExportError(f"{op_type} has no {what} in opset {self.opset}; ask for a newer one")
         return inputs, attributes
+
+    def _check_outputs(self, operator: Operator, count: int) -> None:
+        most = onnx.defs.get_schema(operator.op_type, self.opset).max_output if not operator.domain else count
+        if count > most:
+            raise ExportError(f"{operator.op_type} has no {count} outputs in opset {self.opset}")
 
     def _has_no_zero(self, name: str) -> bool:
         return name in self.initializers and bool(onnx.numpy_helper.to_array(self.initializers[name]).all())
@@ -387,6 +543,8 @@ def _type_variables(operator: Operator, opset: int) -> dict[str, str]:
 
 
 def _attribute(name: str, value: Any, kind: str) -> onnx.AttributeProto:
+    if isinstance(value, GraphProto):
+        return helper.make_attribute(name, value)
     if kind.startswith("tuple"):  # a tensor: its element type, and a number or nested tuples of them
         element_type, numbers = value
         array = np.array(numbers, dtype=helper.tensor_dtype_to_np_dtype(element_type))
@@ -402,13 +560,3 @@ def _attribute(name: str, value: Any, kind: str) -> onnx.AttributeProto:
         element = kind.removeprefix("Sequence[").removesuffix("]")
         return helper.make_attribute(name, list(value), attr_type=types.get(element))
     return helper.make_attribute(name, value)
-
-
-def _infos_by_name(names: Mapping[fx.Node, tuple[str, ...]]) -> dict[str, ValueInfo]:
-    infos: dict[str, ValueInfo] = {}
-    for node, own in names.items():
-        found = node.meta.get("value_info", ())
-        for name, info in zip(own, found if isinstance(found, tuple) else (found,), strict=False):
-            if name:
-                infos.setdefault(name, info)
-    return infos

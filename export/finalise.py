@@ -1,27 +1,29 @@
 """The last step of every export: what a file must look like for its clients, whatever it computes.
 
 1. Operator domains have today's names and are imported, ai.onnx first.
-2. IR version 8 to 10, unless another is asked for.
+2. IR version 8 to 10, unless another is asked for or the operator set needs a newer one.
 3. No initializer is listed among the inputs.
 4. Nodes stand in an order in which every input exists.
 5. Each intermediate value has exactly one value_info, inputs and outputs have none; outputs are declared with
    the shape and type that they have.
 6. Rounding modes have QONNX names.
+7. Operators that only imported graphs have are written as the standard ones that they stand for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
-from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 
 from qonnx_torch.dtypes import onnx_element_type
 from qonnx_torch.errors import ExportError
 from qonnx_torch.ops import resolve_rounding_mode
-from qonnx_torch.ordering import sorted_nodes
+from qonnx_torch.ordering import free_names, sorted_nodes, subgraphs
 from qonnx_torch.passes.shapes import ValueInfo
 from qonnx_torch.registry import CHANNELS_LAST_DOMAIN, QONNX_DOMAIN, canonical_domain, is_stray_qonnx
 
+from .qdq import expand_quantizers
 from .tensors import packed_types
 
 __all__ = ["IR_CEILING", "OPSET_CEILING", "constant_info", "declare", "finalise"]
@@ -40,18 +42,32 @@ def finalise(model: ModelProto, infos: Mapping[str, ValueInfo], ir_version: int 
         ir_version: the IR version to write; None for 8 to 10.
 
     Raises:
-        ExportError: Trunc nodes of both versions, which no single import can express.
+        ExportError: Trunc nodes of both versions, which no single import can express, or quantizers that the
+            operator set has no QuantizeLinear for.
     """
-    for node in model.graph.node:
+    expand_quantizers(model, infos)
+    for node in _nodes(model.graph):
         _canonical_node(node)
     _set_imports(model)
-    own = min(max(model.ir_version, IR_FLOOR), IR_CEILING)
+    needed = helper.find_min_ir_version_for(list(model.opset_import), ignore_unknown=True)
+    own = max(min(max(model.ir_version, IR_FLOOR), IR_CEILING), needed)
     model.ir_version = own if ir_version is None else ir_version
     constants = {i.name for i in model.graph.initializer}
     for value in [v for v in model.graph.input if v.name in constants]:
         model.graph.input.remove(value)
-    _sort(model)
-    _set_value_infos(model, infos)
+    _sort(model.graph)
+    _set_value_infos(model.graph, infos, packed_types(model))
+    for node in _nodes(model.graph):
+        for subgraph in subgraphs(node).values():
+            _set_value_infos(subgraph, {}, packed_types(model, subgraph))  # as they were declared
+
+
+def _nodes(graph: GraphProto) -> Iterator[NodeProto]:
+    """Yields the nodes of a graph and of the subgraphs in it, at any depth."""
+    for node in graph.node:
+        yield node
+        for subgraph in subgraphs(node).values():
+            yield from _nodes(subgraph)
 
 
 def _canonical_node(node: NodeProto) -> None:
@@ -72,8 +88,9 @@ def _set_imports(model: ModelProto) -> None:
     for entry in model.opset_import:
         domain = canonical_domain(entry.domain)
         versions[domain] = max(entry.version, versions.get(domain, 0))
-    used = {node.domain for node in model.graph.node}
-    truncs = {len(n.input) for n in model.graph.node if (n.domain, n.op_type) == (QONNX_DOMAIN, "Trunc")}
+    nodes = list(_nodes(model.graph))
+    used = {node.domain for node in nodes}
+    truncs = {len(n.input) for n in nodes if (n.domain, n.op_type) == (QONNX_DOMAIN, "Trunc")}
     if len(truncs) > 1:
         raise ExportError(
             "the model has Trunc nodes of version 1 and of version 2; one import cannot say both"
@@ -90,23 +107,23 @@ def _set_imports(model: ModelProto) -> None:
         model.opset_import.append(helper.make_opsetid(domain, versions.get(domain, 1)))
 
 
-def _sort(model: ModelProto) -> None:
-    """Sorts the nodes topologically; a file in order stays as it is."""
-    graph = model.graph
+def _sort(graph: GraphProto) -> None:
+    """Sorts the nodes topologically, also in subgraphs; a file in order stays as it is."""
+    for node in graph.node:
+        for subgraph in subgraphs(node).values():
+            _sort(subgraph)
     known = [i.name for i in (*graph.input, *graph.initializer)]
-    order = sorted_nodes(graph.node, known, (o.name for o in graph.output))
+    order = sorted_nodes(graph.node, [*known, *free_names(graph)], (o.name for o in graph.output))
     if order != list(range(len(order))):
         copies = [NodeProto.FromString(graph.node[i].SerializeToString()) for i in order]
         del graph.node[:]
         graph.node.extend(copies)
 
 
-def _set_value_infos(model: ModelProto, infos: Mapping[str, ValueInfo]) -> None:
-    graph = model.graph
+def _set_value_infos(graph: GraphProto, infos: Mapping[str, ValueInfo], packed: Mapping[str, int]) -> None:
     declared = {v.name: v for v in graph.value_info}
     ends = {v.name for v in (*graph.input, *graph.output)}
     constants = {n.output[0]: constant_info(n) for n in graph.node if n.op_type == "Constant"}
-    packed = packed_types(model)
     result: list[ValueInfoProto] = []
     for name in dict.fromkeys(o for n in graph.node for o in n.output if o):
         if name in ends:

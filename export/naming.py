@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from operator import getitem
 from typing import Any
 
 from torch import fx
 
 from qonnx_torch.ops import as_tensor
+from qonnx_torch.passes.shapes import ValueInfo
 from qonnx_torch.provenance import value_names
 
-__all__ = ["output_values", "unique_value_names"]
+__all__ = ["infos_by_name", "output_values", "unique_value_names"]
 
 
 def output_values(node: fx.Node) -> tuple[Any, ...]:
@@ -19,17 +21,28 @@ def output_values(node: fx.Node) -> tuple[Any, ...]:
     return tuple(results) if isinstance(results, (tuple, list)) else (results,)
 
 
-def unique_value_names(module: fx.GraphModule) -> dict[fx.Node, tuple[str, ...]]:
+def unique_value_names(
+    module: fx.GraphModule, taken: set[str] | None = None, given: Mapping[fx.Node, str] | None = None
+) -> dict[fx.Node, tuple[str, ...]]:
     """Returns the value names that each node is written with.
 
     1. The ONNX names that the nodes came with; fx names for those that a user has added.
     2. A name that an edit has copied is used once; the others are numbered.
     3. A graph output keeps its name: where an edit has put another node in front of it, that node takes the
        name, and the value that had it is numbered.
+
+    Args:
+        module: a graph, or a subgraph.
+        taken: names that the graphs around a subgraph have; those that are given out are added.
+        given: names of a subgraph's inputs for values of the graph around it.
     """
     names: dict[fx.Node, tuple[str, ...]] = {}
-    taken: set[str] = set()
+    taken = set() if taken is None else taken
+    given = given or {}
     for node, wanted in value_names(module).items():
+        if node in given:
+            names[node] = (given[node],)
+            continue
         if node.op == "output" or node.target in (getitem, as_tensor):
             names[node] = wanted  # these pass on the names of other nodes
             continue
@@ -71,6 +84,20 @@ def _restore_output_names(
         owner = owners.get(wanted)
         if owner is not None and owner.op == "placeholder":
             continue
+        if owner is None and wanted in taken:
+            continue  # by a graph around this one
         if owner is not None:
             names[owner] = tuple(_claim(n, taken) if n == wanted else n for n in names[owner])
+        taken.add(wanted)
         names[result] = (wanted, *names[result][1:])
+
+
+def infos_by_name(names: Mapping[fx.Node, tuple[str, ...]]) -> dict[str, ValueInfo]:
+    """Returns the shapes and dtypes that `infer_shapes` left with the nodes, by value name."""
+    infos: dict[str, ValueInfo] = {}
+    for node, own in names.items():
+        found = node.meta.get("value_info", ())
+        for name, info in zip(own, found if isinstance(found, tuple) else (found,), strict=False):
+            if name and info is not None:
+                infos.setdefault(name, info)
+    return infos

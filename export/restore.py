@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
-from onnx import AttributeProto, ModelProto, helper
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, helper
 from torch import fx
 
 import qonnx_torch.nn as qnn
+from qonnx_torch.dtypes import PACKED_TYPES
 from qonnx_torch.errors import ExportError
+from qonnx_torch.nn.subgraphs import SubgraphOperator
 from qonnx_torch.passes.tensors import named_tensors
-from qonnx_torch.provenance import Provenance, TensorOrigin, computing_nodes
+from qonnx_torch.provenance import (
+    Provenance,
+    TensorOrigin,
+    computing_nodes,
+    provenance_of,
+    value_names,
+)
 
+from .finalise import declare
+from .naming import infos_by_name
 from .tensors import fill, tensor_proto
 
 __all__ = ["is_quantizer_parameter", "restore", "state_of"]
@@ -38,32 +50,91 @@ def restore(module: fx.GraphModule, provenance: Provenance) -> ModelProto:
     """
     model = ModelProto()
     model.ParseFromString(provenance.skeleton)
-    state = state_of(module)
-    initializers = {i.name: i for i in model.graph.initializer}
-    constants = {n.output[0]: n for n in model.graph.node if n.op_type == "Constant" and n.output}
-    quantizers: dict[str, list[int]] = {}
-    for node, place in zip(computing_nodes(module.graph), provenance.nodes, strict=True):
-        if node.op == "call_module":
-            quantizers.setdefault(str(node.target), []).append(place.index)
-    taken = (
-        set(initializers)
-        | {o for n in model.graph.node for o in n.output}
-        | {i.name for i in model.graph.input}
-    )
-    for origin in provenance.tensors:
-        groups = _groups(origin, state, module)
-        tensor = state[groups[0][0]]
-        if origin.name in initializers:
-            proto = initializers[origin.name]
-            fill(proto, tensor, origin.encoding)
-        else:
-            _set_constant(constants[origin.name].attribute[0], tensor, origin.encoding)
-        for paths in groups[1:]:
-            name = _fresh(origin.name, taken)
-            model.graph.initializer.append(tensor_proto(state[paths[0]], name))
-            for path in paths:
-                _repoint(model, module, quantizers, path, name)
+    graph = _Graph(model.graph, module, provenance)
+    graph.fill(state_of(module), graph.names())
     return model
+
+
+class _Graph:
+    """A graph of the file, with the module that has its tensors; subgraphs are put back into their nodes."""
+
+    def __init__(self, proto: GraphProto, module: fx.GraphModule, provenance: Provenance) -> None:
+        self.proto = proto
+        self.module = module
+        self.tensors = provenance.tensors
+        self.calls: dict[str, list[int]] = {}
+        self.subgraphs: dict[str, _Graph] = {}
+        for node, place in zip(computing_nodes(module.graph), provenance.nodes, strict=True):
+            if node.op == "call_module":
+                self.calls.setdefault(str(node.target), []).append(place.index)
+        for target, (index, *_) in self.calls.items():
+            operator = module.get_submodule(target)
+            if isinstance(operator, SubgraphOperator):
+                self._put_back(proto.node[index], target, operator)
+
+    def _put_back(self, node: NodeProto, target: str, operator: SubgraphOperator) -> None:
+        for name, child in operator.subgraphs().items():
+            provenance = provenance_of(child)
+            attribute = next(a for a in node.attribute if a.name == name)
+            if provenance is None:
+                raise ExportError(f"{target}.{name} is no graph of the file any more")
+            attribute.g.CopyFrom(ModelProto.FromString(provenance.skeleton).graph)
+            self.subgraphs[f"{target}.{name}."] = _Graph(attribute.g, child, provenance)
+
+    def names(self) -> set[str]:
+        """Returns the names that are taken, here and in subgraphs."""
+        graph = self.proto
+        names = {v.name for v in (*graph.initializer, *graph.input)} | {
+            o for n in graph.node for o in n.output
+        }
+        return names.union(*(child.names() for child in self.subgraphs.values()))
+
+    def fill(self, state: Mapping[str, torch.Tensor], taken: set[str]) -> None:
+        """Writes the tensors of a state, by path, into the graph and its subgraphs."""
+        for prefix, child in self.subgraphs.items():
+            within = {p.removeprefix(prefix): t for p, t in state.items() if p.startswith(prefix)}
+            child.fill(within, taken)
+            child.declare_values()
+        initializers = {i.name: i for i in self.proto.initializer}
+        constants = {n.output[0]: n for n in self.proto.node if n.op_type == "Constant" and n.output}
+        for origin in self.tensors:
+            groups = _groups(origin, state, self.module)
+            tensor = state[groups[0][0]]
+            if origin.name in initializers:
+                fill(initializers[origin.name], tensor, origin.encoding)
+            else:
+                _set_constant(constants[origin.name].attribute[0], tensor, origin.encoding)
+            for paths in groups[1:]:
+                name = _fresh(origin.name, taken)
+                self.proto.initializer.append(tensor_proto(state[paths[0]], name))
+                for path in paths:
+                    self.repoint(path, name)
+
+    def declare_values(self) -> None:
+        """Declares a subgraph's values as they are now, as far as that was inferred."""
+        infos = infos_by_name(value_names(self.module))
+        ends = (*self.proto.input, *self.proto.output)
+        known = {v.name: v for v in (*self.proto.value_info, *ends)}
+        computed = [o for node in self.proto.node for o in node.output]
+        for name in dict.fromkeys([*(v.name for v in ends), *computed]):
+            if name not in infos:
+                continue
+            value = known[name] if name in known else self.proto.value_info.add(name=name)
+            if value.type.tensor_type.elem_type not in PACKED_TYPES:
+                declare(value, infos[name])
+
+    def repoint(self, path: str, name: str) -> None:
+        """Lets a quantizer, here or in a subgraph, read its parameter at `path` from another initializer."""
+        for prefix, child in self.subgraphs.items():
+            if path.startswith(prefix):
+                child.repoint(path.removeprefix(prefix), name)
+                return
+        target, _, parameter = path.rpartition(".")
+        quantizer = self.module.get_submodule(target)
+        assert isinstance(quantizer, qnn.Quantizer)
+        slot = 1 + quantizer.parameter_names.index(parameter)
+        for index in self.calls[target]:
+            self.proto.node[index].input[slot] = name
 
 
 def is_quantizer_parameter(module: fx.GraphModule, path: str) -> bool:
@@ -71,7 +142,9 @@ def is_quantizer_parameter(module: fx.GraphModule, path: str) -> bool:
     return isinstance(module.get_submodule(path.rpartition(".")[0]), qnn.Quantizer)
 
 
-def _groups(origin: TensorOrigin, state: dict[str, torch.Tensor], module: fx.GraphModule) -> list[list[str]]:
+def _groups(
+    origin: TensorOrigin, state: Mapping[str, torch.Tensor], module: fx.GraphModule
+) -> list[list[str]]:
     """Returns the paths of a constant, those that hold equal tensors together.
 
     The group that keeps the name comes first: the plain parameter's, whose other users read it by name.
@@ -117,14 +190,3 @@ def _set_constant(attribute: AttributeProto, tensor: torch.Tensor, encoding: str
     attribute.Clear()
     attribute.name, attribute.type = "value", AttributeProto.TENSOR
     attribute.t.CopyFrom(tensor_proto(tensor, ""))
-
-
-def _repoint(
-    model: ModelProto, module: fx.GraphModule, quantizers: dict[str, list[int]], path: str, name: str
-) -> None:
-    target, _, parameter = path.rpartition(".")
-    quantizer = module.get_submodule(target)
-    assert isinstance(quantizer, qnn.Quantizer)
-    slot = 1 + quantizer.parameter_names.index(parameter)
-    for index in quantizers[target]:
-        model.graph.node[index].input[slot] = name

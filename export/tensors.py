@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from onnx import AttributeProto, ModelProto, TensorProto, helper, numpy_helper
+from onnx import AttributeProto, GraphProto, ModelProto, TensorProto, helper, numpy_helper
 
 from qonnx_torch.dtypes import PACKED_TYPES, element_type_of, onnx_element_type, to_array
 from qonnx_torch.element_types import ElementTypes
@@ -51,9 +51,14 @@ def fill(proto: TensorProto, tensor: torch.Tensor, encoding: str) -> None:
     proto.raw_data = raw.raw_data
 
 
-def packed_types(model: ModelProto) -> dict[str, int]:
-    """Returns the values narrower than a byte, with their ONNX element types: torch dtypes do not show them."""
-    graph = model.graph
+def packed_types(model: ModelProto, subgraph: GraphProto | None = None) -> dict[str, int]:
+    """Returns the values narrower than a byte and their ONNX element types, which no torch dtype shows.
+
+    Args:
+        model: the model.
+        subgraph: a graph in it, in place of the model's.
+    """
+    graph = model.graph if subgraph is None else subgraph
     opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 1)
     types = ElementTypes()
     names = []

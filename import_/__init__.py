@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import warnings
+from pathlib import Path
 from typing import Literal
 
 from torch import fx
@@ -13,7 +15,9 @@ from qonnx_torch.passes.training import TrainingConfig, configure_training
 from .batch import rebatch
 from .builder import build
 from .functions import inline_functions
-from .reading import ModelSource, read_model
+from .partitions import inline_partitions
+from .qdq import fuse_qdq as fuse
+from .reading import ModelSource, open_model
 
 __all__ = ["ModelSource", "import_model"]
 
@@ -23,6 +27,7 @@ def import_model(
     *,
     batch: int | Literal["keep", "dynamic"] = "keep",
     training: TrainingConfig | None = None,
+    fuse_qdq: bool = True,
 ) -> fx.GraphModule:
     """Returns an ONNX or QONNX model as a trainable `torch.fx.GraphModule`.
 
@@ -33,12 +38,20 @@ def import_model(
     running statistics of BatchNormalization) buffers. A quantizer is a module that owns its scale, zero
     point and bit width, named after its node.
 
+    Quantized models of other dialects train too: a QuantizeLinear with the DequantizeLinear behind it is one
+    quantizer, and integer weights are float parameters with a quantizer behind them (see `fuse_qdq`).
+
     Args:
         model: a path (external data beside it is read), serialized bytes, or a ModelProto.
         batch: "keep" leaves the batch size that the file has; "dynamic" makes it free and a number sets it,
             also for models exported at a fixed batch size (constant Reshape shapes are rewritten).
         training: the quantizers' gradients and what they learn; by default the gradients of Brevitas'
             default quantizers, with scales, zero points and bit widths frozen.
+        fuse_qdq: makes QuantizeLinear -> (Clip) -> DequantizeLinear one quantizer, and the integers of which
+            only DequantizeLinear makes use the floats that they stand for, wherever that computes the same
+            numbers for every x but NaN (`import_.qdq` has the rules). An export has QONNX's quantizers
+            there, and QuantizeLinear and DequantizeLinear only where QONNX computes others. False keeps the
+            file's operators, node for node; integers have no gradient.
 
     Raises:
         InvalidModelError: unreadable file, or a graph that breaks the specification.
@@ -51,16 +64,19 @@ def import_model(
         raise ValueError(f"batch must be 'keep', 'dynamic' or a positive number, not {batch!r}")
     if training is not None and not isinstance(training, TrainingConfig):
         raise TypeError(f"training must be a TrainingConfig, not {type(training).__name__}")
-    proto = read_model(model)
+    proto, tensors = open_model(model)
+    inline_partitions(proto, Path(model).parent if isinstance(model, (str, os.PathLike)) else None)
     inline_functions(proto)
+    if fuse_qdq:
+        fuse(proto, tensors)
     if batch != "keep":
-        proto = rebatch(proto, "batch" if batch == "dynamic" else batch)
-    module = build(proto)
+        proto = rebatch(proto, "batch" if batch == "dynamic" else batch, tensors)
+    module = build(proto, tensors)
     configure_training(module, training or TrainingConfig())
     if training is not None and not any(isinstance(m, Quantizer) for m in module.modules()):
         warnings.warn(
             "training was given, but the model has no quantizer that it could set (QuantizeLinear and "
-            "DequantizeLinear train nothing here)",
+            "DequantizeLinear alone train nothing: fuse_qdq=True makes quantizers of them where it can)",
             UserWarning,
             stacklevel=2,
         )

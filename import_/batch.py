@@ -9,36 +9,44 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from typing import Any
 
 import torch
-from onnx import ModelProto, NodeProto, helper, numpy_helper
+from onnx import GraphProto, ModelProto, NodeProto, helper, numpy_helper
 from torch import fx
 
 from qonnx_torch.errors import QonnxTorchError, UnsupportedModelError
 from qonnx_torch.ops.resize import resize
 from qonnx_torch.ops.shape import flatten, reshape
+from qonnx_torch.ordering import reads, subgraphs
 from qonnx_torch.passes.shapes import FakeInterpreter, InputSpec, declared_inputs, propagate
+from qonnx_torch.provenance import value_names
 
 from .builder import build
 from .dialects import OperatorSets
+from .tensors import TensorStore
 
 __all__ = ["rebatch"]
 
 _FACTOR = 3
 
 
-def rebatch(model: ModelProto, batch: int | str) -> ModelProto:
+def rebatch(model: ModelProto, batch: int | str, tensors: TensorStore) -> ModelProto:
     """Returns the model with the leading dimension of its inputs set to a number, or to a name.
 
     The inputs that share the first input's leading dimension are taken as batched.
+
+    Args:
+        model: the model.
+        batch: the number or the name.
+        tensors: the data of its large tensors.
 
     Raises:
         UnsupportedModelError: the batch cannot be told apart from other dimensions somewhere; the message
             names the node.
     """
-    module = build(model)
+    module = build(model, tensors)
     specs = declared_inputs(module) or []
     batched = _batched_inputs(specs)
     if not batched:
@@ -55,7 +63,7 @@ def rebatch(model: ModelProto, batch: int | str) -> ModelProto:
             _require_growth(module, reference, grown)
             result = _rewritten(model, module, finder.changes)
             _set_batch(result, {specs[i].name for i in batched}, batch, reference, grown, module)
-            _require_samples_apart(result, specs, batched)
+            _require_samples_apart(build(result, tensors), specs, batched)
             return result
         except QonnxTorchError as error:
             problem = problem or error
@@ -217,7 +225,9 @@ def _require_growth(module: fx.GraphModule, reference: dict[fx.Node, Any], grown
             raise UnsupportedModelError(f"output {node.name} of shape {before} becomes {after}")
 
 
-def _require_samples_apart(model: ModelProto, specs: Sequence[InputSpec], batched: Sequence[int]) -> None:
+def _require_samples_apart(
+    module: fx.GraphModule, specs: Sequence[InputSpec], batched: Sequence[int]
+) -> None:
     """Refuses a model in which samples of one batch change each other, or are lost.
 
     1. A sample beside another gives the very bits that it gives beside a third: the same kernels run.
@@ -225,7 +235,6 @@ def _require_samples_apart(model: ModelProto, specs: Sequence[InputSpec], batche
        is compared with that between two samples.
     3. An output that does not grow with the batch is the same for every sample.
     """
-    module = build(model)
     generator = torch.Generator().manual_seed(0)
 
     def sample(size: float) -> list[torch.Tensor]:
@@ -285,7 +294,7 @@ def _rewritten(
     """Returns a copy of the model with the changed constants, each under a name of its own."""
     result = ModelProto()
     result.CopyFrom(model)
-    uses = Counter(n for node in result.graph.node for n in node.input)
+    uses = Counter(n for node in result.graph.node for n in reads(node))
     for fx_node, (what, value) in changes.items():
         node = result.graph.node[fx_node.meta["onnx"].index]
         if what == "axis":
@@ -320,7 +329,7 @@ def _rewritten(
 
 def _drop_unused_constants(model: ModelProto, before: Counter[str]) -> None:
     """Removes the constants that only the rewritten nodes used."""
-    used = {n for node in model.graph.node for n in node.input} | {o.name for o in model.graph.output}
+    used = {n for node in model.graph.node for n in reads(node)} | {o.name for o in model.graph.output}
     stale = {name for name in before if name not in used}
     for initializer in [i for i in model.graph.initializer if i.name in stale]:
         model.graph.initializer.remove(initializer)
@@ -369,3 +378,23 @@ def _set_batch(
             if before != after:
                 assign(dim)
     del model.graph.value_info[:]  # they carry the old batch; the exporter infers them anew
+    old = {
+        reference[n].shape[0]
+        for n, own in value_names(module).items()
+        if n.op == "placeholder" and own[0] in inputs
+    }
+    for node in model.graph.node:
+        for subgraph in subgraphs(node).values():
+            _forget_sizes(subgraph, old)
+
+
+def _forget_sizes(graph: GraphProto, sizes: Container[int]) -> None:
+    """Takes sizes that may be the old batch out of what a subgraph declares; the exporter infers them anew."""
+    del graph.value_info[:]
+    for value in (*graph.input, *graph.output):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_value in sizes:
+                dim.Clear()
+    for node in graph.node:
+        for subgraph in subgraphs(node).values():
+            _forget_sizes(subgraph, sizes)

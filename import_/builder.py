@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from operator import getitem
 from typing import Any
 
@@ -14,23 +14,30 @@ import qonnx_torch.nn as qnn
 from qonnx_torch.dtypes import PACKED_TYPES
 from qonnx_torch.errors import QonnxTorchError, UnsupportedModelError
 from qonnx_torch.names import identifier
-from qonnx_torch.ordering import free_names, label, reads, sorted_nodes, subgraphs
+from qonnx_torch.ordering import label, reads, sorted_nodes, subgraphs
 from qonnx_torch.provenance import NodeOrigin, Provenance, TensorOrigin, attach_provenance
 from qonnx_torch.registry import REGISTRY, Operator
 
 from .constants import is_constant
 from .dialects import OperatorSets
+from .following import computed
 from .forms import attributes_of, check_form
-from .legacy import Literal, NodeForm, modernize
+from .legacy import Aligned, Literal, NodeForm, modernize
 from .quantizers import quantizer_call
-from .scope import SMALL, Scope
+from .scope import Scope
 from .skeleton import skeleton
+from .subgraphs import SubgraphBuilder, check_subgraphs, subgraph_call
+from .tensors import TensorStore
 
 __all__ = ["build"]
 
 
-def build(model: ModelProto) -> fx.GraphModule:
+def build(model: ModelProto, tensors: TensorStore) -> fx.GraphModule:
     """Returns the module of a model, in `eval()`, with its provenance attached.
+
+    Args:
+        model: the model.
+        tensors: the data of its large tensors.
 
     Raises:
         InvalidModelError: the graph breaks the specification.
@@ -38,7 +45,10 @@ def build(model: ModelProto) -> fx.GraphModule:
     """
     sets = OperatorSets(model)
     _refuse_unknown(model.graph, sets)
-    return _GraphBuilder(model, sets).build().eval()
+    builder = _GraphBuilder(model, model.graph, sets, tensors)
+    builder.convert()
+    builder.end()
+    return builder.module().eval()
 
 
 def _refuse_unknown(graph: GraphProto, sets: OperatorSets) -> None:
@@ -65,31 +75,34 @@ def _refuse_unknown(graph: GraphProto, sets: OperatorSets) -> None:
 class _GraphBuilder:
     """Builds the main graph of a model, or a subgraph of one of its nodes."""
 
-    def __init__(self, model: ModelProto, sets: OperatorSets) -> None:
+    def __init__(
+        self,
+        model: ModelProto,
+        graph: GraphProto,
+        sets: OperatorSets,
+        tensors: TensorStore,
+        outer: Scope | None = None,
+    ) -> None:
         self.model = model
+        self.graph = graph
         self.sets = sets
-        graph = model.graph
+        self.tensors = tensors
         if graph.sparse_initializer:
             raise UnsupportedModelError(f"sparse initializer {graph.sparse_initializer[0].values.name!r}")
-        self.scope = Scope(graph)
+        self.scope = Scope(graph, tensors, outer)
         self.quantizers: dict[str, tuple[type[Any], dict[str, Any]]] = {}
 
-    def build(
-        self, captured: Sequence[str] = (), outer: Scope | None = None, numbers: int = 0
-    ) -> fx.GraphModule:
-        """Returns the module of the graph.
-
-        Args:
-            captured: values of the graph around this one, which become inputs after its own.
-            outer: the scope of the graph around this one.
-            numbers: how many of the leading inputs are Python numbers (a Loop's iteration).
-        """
-        graph, scope = self.model.graph, self.scope
-        scope.declare_inputs(graph)
-        for value in graph.input[:numbers]:
-            scope.shapes.add(scope.values[value.name])
-        if outer is not None:
-            scope.capture(captured, outer)
+    def convert(
+        self,
+        captured: Sequence[str] = (),
+        numbers: Collection[str] = (),
+        known: Mapping[str, Any] | None = None,
+        types: Mapping[str, int | None] | None = None,
+    ) -> None:
+        """Converts the nodes. For the arguments, which are for subgraphs, see `SubgraphBuilder`."""
+        graph, scope = self.graph, self.scope
+        scope.declare_inputs(graph, numbers, known, types)
+        scope.capture(captured)
         computing = [n for n in graph.node if not is_constant(n)]
         given = [*scope.constants, *scope.values]
         order = sorted_nodes(computing, given, (o.name for o in graph.output))
@@ -97,8 +110,14 @@ class _GraphBuilder:
         self.read = {name for n in computing for name in reads(n)} | {o.name for o in graph.output}
         for i in order:
             self._convert(computing[i], positions[id(computing[i])])
-        scope.output([o.name for o in graph.output])
-        module = scope.root
+
+    def end(self, numbers: Sequence[bool] | None = None) -> None:
+        """Ends the graph with its outputs. For numbers, which are for subgraphs, see `SubgraphBuilder`."""
+        self.scope.output([o.name for o in self.graph.output], numbers)
+
+    def module(self) -> fx.GraphModule:
+        """Returns the module of the graph, with its provenance."""
+        module = self.scope.root
         module.recompile()
         attach_provenance(module, self._provenance(module))
         return module
@@ -121,10 +140,15 @@ class _GraphBuilder:
             self._spell_out_types(form)
         operator = REGISTRY.get(domain, form.op_type, version)
         check_form(form, operator, strict=domain == "")
+        check_subgraphs(proto, operator)
         module_class = REGISTRY.module_of(operator)
-        on_shapes = False
+        on_shapes, results = False, None
         if module_class is not None and issubclass(module_class, qnn.Quantizer):
             node = quantizer_call(self.scope, self.quantizers, form, operator, module_class, proto)
+        elif module_class is not None and operator.subgraphs:
+            node, results = subgraph_call(
+                self.scope, proto, operator, module_class, form.attributes, self._builder_of
+            )
         else:
             args, on_shapes = self._arguments(form, operator)
             if module_class is not None:
@@ -137,6 +161,8 @@ class _GraphBuilder:
             self.scope.types.infer(proto.op_type, version, proto.input, proto.output, form.attributes)
         elif module_class is not None and issubclass(module_class, qnn.Quantizer):
             self.scope.types[proto.output[0]] = self.scope.types[proto.input[0]]
+        if results is not None:
+            self.scope.note_results(proto.output, results.numbers, results.types, results.known)
 
     def _spell_out_types(self, form: NodeForm) -> None:
         """Writes element types narrower than a byte into attributes: the tensors do not show them."""
@@ -159,36 +185,50 @@ class _GraphBuilder:
         attributes = form.attributes
         if operator.counts_outputs and self._wanted(proto) > 1:
             attributes = {**attributes, "outputs": len(proto.output)}
+        counts = self._counts_elements(operator, form.inputs)
+        if counts and "as_numbers" in operator.python_only:
+            attributes, on_shapes = {**attributes, "as_numbers": True}, True
         node = self.scope.graph.call_function(operator.target, tuple(args), attributes)
         if on_shapes or operator.gives_numbers:
             self.scope.shapes.add(node)
+        if counts:
+            self.scope.counts.add(node)
         if not operator.gives_numbers:
-            self._follow(node)
+            self._follow(node, operator)
+        if "like" in operator.python_only:
+            node.kwargs = {**node.kwargs, "like": self.scope.first_tensor}
         return node
+
+    def _counts_elements(self, operator: Operator, inputs: Sequence[str | Literal | Aligned | None]) -> bool:
+        """Whether a node counts elements of a shape or constant, or computes on such counts and constants.
+
+        Their numbers do not change from run to run, so that also what is made of that many elements can be
+        Python numbers.
+        """
+        names = [value for value in inputs if isinstance(value, str)]
+        scope = self.scope
+        if operator.gives_numbers:
+            return bool(names) and (scope.is_shape(names[0]) or scope.shape_constant(names[0]) is not None)
+        found = [scope.values.get(name) in scope.counts for name in names]
+        rest = all(scope.shape_constant(n) is not None for n, c in zip(names, found, strict=True) if not c)
+        return any(found) and rest
 
     def _module_call(
         self, proto: NodeProto, form: NodeForm, operator: Operator, module_class: type[Any], args: list[Any]
     ) -> fx.Node:
         name = identifier(proto.name or proto.output[0], self.scope.module_names, operator.op_type)
         attributes = dict(form.attributes)
-        graphs = subgraphs(proto)
-        if graphs:
-            captured = list(dict.fromkeys(n for g in graphs.values() for n in free_names(g)))
-            args += [None] * (len(proto.input) - len(args))
-            args += [self.scope.argument(n) for n in captured]
-            for key, graph in graphs.items():
-                attributes[key] = self._child(proto, graph, captured)
-            attributes["captured"] = len(captured)
-        elif operator.counts_outputs and self._wanted(proto) > 1:
+        if operator.counts_outputs and self._wanted(proto) > 1:
             attributes["outputs"] = len(proto.output)
         self.scope.root.add_module(name, module_class(**attributes))
         return self.scope.graph.call_module(name, tuple(args))
 
-    def _child(self, proto: NodeProto, graph: GraphProto, captured: Sequence[str]) -> fx.GraphModule:
-        model = ModelProto(ir_version=self.model.ir_version, opset_import=self.model.opset_import)
-        model.graph.CopyFrom(graph)
-        numbers = 1 if proto.op_type == "Loop" else 0
-        return _GraphBuilder(model, self.sets).build(captured, self.scope, numbers)
+    def _builder_of(self, graph: GraphProto) -> SubgraphBuilder:
+        return _GraphBuilder(self._header(), graph, self.sets, self.tensors, self.scope)
+
+    def _header(self) -> ModelProto:
+        """Returns a model without a graph, for the provenance of a subgraph."""
+        return ModelProto(ir_version=self.model.ir_version, opset_import=self.model.opset_import)
 
     def _wanted(self, proto: NodeProto) -> int:
         """Returns the position of the last output that something reads, from 1."""
@@ -214,20 +254,18 @@ class _GraphBuilder:
                 if node in scope.shapes:
                     scope.shapes.add(item)
 
-    def _follow(self, node: fx.Node) -> None:
+    def _follow(self, node: fx.Node, operator: Operator) -> None:
         """Notes the value of a node where only small constants enter."""
         known = self.scope.known
         if any(n not in known for n in node.all_input_nodes):
             return
         args = fx.node.map_arg(node.args, lambda n: known[n])
-        try:
-            with torch.no_grad():
-                result = node.target(*args, **node.kwargs)  # type: ignore[operator]
-        except Exception:  # whatever it is: it fails again, with its own message, when the module runs
-            return
-        if isinstance(result, (int, float, bool, tuple)) or (
-            isinstance(result, torch.Tensor) and result.numel() <= SMALL
-        ):
+        sizes = [a for slot, a in zip(operator.inputs, args, strict=False) if slot in operator.static]
+        sizes += [value for name, value in node.kwargs.items() if name != "value"]
+        if operator.op_type == "Slice":  # it clamps its bounds, which are often the largest number there is
+            sizes = []
+        result = computed(operator.target, args, node.kwargs, sizes)
+        if isinstance(result, (int, float, bool, tuple, torch.Tensor)):
             known[node] = result
 
     def _arguments(self, form: NodeForm, operator: Operator) -> tuple[list[Any], bool]:
@@ -249,20 +287,25 @@ class _GraphBuilder:
             args.pop()
         return args, on_shapes
 
-    def _argument(self, slot: str, value: str | Literal | None, operator: Operator, on_shapes: bool) -> Any:
+    def _argument(
+        self, slot: str, value: str | Literal | Aligned | None, operator: Operator, on_shapes: bool
+    ) -> Any:
         scope = self.scope
         if value is None or isinstance(value, Literal):
             return None if value is None else value.value
+        if isinstance(value, Aligned):
+            return scope.aligned(value.value, value.other, value.axis)
         if slot in operator.static:
             return scope.static(value)
         if on_shapes and not scope.is_shape(value):
             return scope.shape_constant(value)
-        number = scope.number(value) if slot in operator.numbers else None
-        if number is not None:
-            return number
+        if slot in operator.numbers and (set(operator.inputs) > operator.numbers or scope.is_plain(value)):
+            number = scope.number(value)
+            if number is not None:
+                return number
         return scope.values[value] if on_shapes else scope.argument(value)
 
-    def _are_shapes(self, inputs: Sequence[str | Literal]) -> bool:
+    def _are_shapes(self, inputs: Sequence[str | Literal | Aligned]) -> bool:
         """Whether a node computes on Python numbers: one input is a shape value, the others constants."""
         names = [value for value in inputs if isinstance(value, str)]
         return any(self.scope.is_shape(n) for n in names) and all(
@@ -273,4 +316,5 @@ class _GraphBuilder:
         used = self.scope.used_constants()
         tensors = tuple(TensorOrigin(c.name, tuple(c.paths), c.encoding()) for c in used.values())
         nodes = tuple(self.scope.origins[n] for n in module.graph.nodes if n.op != "get_attr")
-        return Provenance(skeleton(self.model, used.keys()).SerializeToString(), nodes, tensors)
+        rest = skeleton(self.model, used.keys(), self.graph, self.tensors)
+        return Provenance(rest.SerializeToString(), nodes, tensors)

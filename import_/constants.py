@@ -12,9 +12,8 @@ from onnx import NodeProto, TensorProto, helper
 from qonnx_torch.errors import InvalidModelError, UnsupportedModelError
 from qonnx_torch.ops import as_python
 from qonnx_torch.ordering import label
-from qonnx_torch.provenance import TENSOR_ENCODINGS
 
-from .reading import tensor_of
+from .tensors import TensorStore
 
 __all__ = ["Constant", "constant_value", "is_constant"]
 
@@ -25,13 +24,14 @@ class Constant:
 
     name: str
     proto: TensorProto
+    tensors: TensorStore
     paths: list[str] = field(default_factory=list)
     _tensor: torch.Tensor | None = None
 
     def tensor(self) -> torch.Tensor:
         """Returns the tensor, read once."""
         if self._tensor is None:
-            self._tensor = tensor_of(self.proto, self.name)
+            self._tensor = self.tensors.tensor(self.proto, self.name)
         return self._tensor
 
     def numel(self) -> int:
@@ -40,7 +40,7 @@ class Constant:
 
     def encoding(self) -> str:
         """Returns the TensorProto field that holds the data."""
-        return next((f for f in TENSOR_ENCODINGS if getattr(self.proto, f)), "raw_data")
+        return self.tensors.field(self.proto)
 
     def python(self) -> Any:
         """Returns the value as Python numbers: one number, or a tuple (of tuples)."""

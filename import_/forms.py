@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 from onnx import AttributeProto, NodeProto, helper
@@ -16,7 +14,7 @@ from qonnx_torch.registry import Operator
 from qonnx_torch.type_names import type_name
 
 from .legacy import NodeForm
-from .reading import tensor_of
+from .tensors import tensor_of
 
 __all__ = ["attributes_of", "check_form"]
 
@@ -67,26 +65,21 @@ def check_form(form: NodeForm, operator: Operator, *, strict: bool) -> None:
     missing = sorted(operator.required - set(form.attributes) - operator.subgraphs)
     if missing:
         raise InvalidModelError(f"{operator} needs the attribute {missing[0]!r}")
-    least = _least_inputs(operator.target, operator.inputs)
+    least = operator.needed_inputs
     if len(form.inputs) < least or (len(form.inputs) > len(operator.inputs) and not operator.variadic):
         raise InvalidModelError(
             f"{operator} has {len(form.inputs)} inputs instead of "
             f"{least if least == len(operator.inputs) else f'{least} to {len(operator.inputs)}'}"
         )
     for name, value in zip(operator.inputs[:least], form.inputs, strict=False):
-        if value is None:
+        if value is None and not _may_be_absent(operator, name):
             raise InvalidModelError(f"{operator}: its input {name} cannot be left out")
 
 
-@functools.cache
-def _least_inputs(target: Callable[..., Any], inputs: tuple[str, ...]) -> int:
-    """Returns how many of a target's inputs have no default."""
-    parameters = inspect.signature(target).parameters
-    return sum(
-        parameters[n].default is inspect.Parameter.empty
-        and parameters[n].kind is not inspect.Parameter.VAR_POSITIONAL
-        for n in inputs
-    )
+def _may_be_absent(operator: Operator, name: str) -> bool:
+    """Whether an input without a default may be absent all the same, with others behind it."""
+    annotation = inspect.signature(operator.target).parameters[name].annotation
+    return str(annotation).endswith("| None")
 
 
 def _fits(value: Any, expected: str) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 
 from qonnx_torch.errors import UnsupportedModelError
 
-__all__ = ["Literal", "NodeForm", "modernize"]
+__all__ = ["Aligned", "Literal", "NodeForm", "modernize"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,12 +18,21 @@ class Literal:
     value: Any
 
 
+@dataclass(frozen=True, slots=True)
+class Aligned:
+    """An input whose dimensions an older operator laid beside another's, from an axis on."""
+
+    value: str
+    other: str
+    axis: int
+
+
 @dataclass(slots=True)
 class NodeForm:
     """A node's inputs (value names, None where absent, or literals) and attributes, open to rewriting."""
 
     op_type: str
-    inputs: list[str | Literal | None]
+    inputs: list[str | Literal | Aligned | None]
     attributes: dict[str, Any]
     outputs: int
 
@@ -38,6 +47,9 @@ class NodeForm:
         if value is not None:
             self.inputs.append(Literal(value))
 
+
+_LARGEST_FLOAT = 3.4028234663852886e38
+"""The largest float32."""
 
 Rewrite = Callable[[NodeForm], None]
 _REWRITES: dict[str, list[tuple[int, Rewrite]]] = {}
@@ -89,10 +101,8 @@ def _equal_parts_are_counted(form: NodeForm) -> None:
 
 @_below(11, "Clip")
 def _limits_become_inputs(form: NodeForm) -> None:
-    low, high = form.pop("min"), form.pop("max")
-    if low is not None or high is not None:
-        form.inputs.append(None if low is None else Literal(low))
-        form.append(high, 2)
+    form.append(form.pop("min", -_LARGEST_FLOAT), 1)
+    form.append(form.pop("max", _LARGEST_FLOAT), 2)
 
 
 @_below(11, "Pad")
@@ -141,9 +151,9 @@ def _gemm_always_broadcasts(form: NodeForm) -> None:
 
 @_below(7, "Add", "Sub", "Mul", "Div", "Pow", "And", "Or", "Xor", "Equal", "Greater", "Less")
 def _explicit_broadcast(form: NodeForm) -> None:
-    form.pop("broadcast")
-    if form.pop("axis") is not None:
-        raise UnsupportedModelError(f"{form.op_type} below opset 7 with an axis attribute is not supported")
+    broadcast, axis = form.pop("broadcast"), form.pop("axis")
+    if broadcast and axis is not None and len(form.inputs) == 2:
+        form.inputs[1] = Aligned(str(form.inputs[1]), str(form.inputs[0]), axis)
 
 
 @_below(4, "Concat")

@@ -45,10 +45,9 @@ def quantizer_call(
     owned: dict[str, torch.Tensor | None] = {}
     args: list[Any] = []
     for parameter, value in zip(module_class.parameter_names, form.inputs[1:], strict=True):
-        if isinstance(value, str) and value in scope.constants:
-            constant = scope.constants[value]
+        constant = scope.quantizer_constant(value, f"{name}.{parameter}")
+        if constant is not None:
             owned[parameter] = constant.tensor().clone()
-            constant.paths.append(f"{name}.{parameter}")
             args.append(None)
         else:
             owned[parameter] = None

@@ -3,59 +3,119 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-import onnx
-import torch
-from google.protobuf.message import DecodeError
-from onnx import ModelProto, TensorProto, external_data_helper, numpy_helper
+from google.protobuf.message import DecodeError, EncodeError
+from onnx import AttributeProto, GraphProto, ModelProto, TensorProto
 
-from qonnx_torch.dtypes import from_array, torch_dtype
-from qonnx_torch.errors import InvalidModelError, UnsupportedModelError
+from qonnx_torch.errors import InvalidModelError, UnsupportedModelError, quoted
 
-__all__ = ["ModelSource", "read_model", "tensor_of"]
+from .constants import is_constant
+from .external import ExternalFiles
+from .outline import outline
+from .skeleton import copy_without_data
+from .tensors import LARGE, InBytes, InFile, TensorStore, identity
+from .texts import require_text
+
+__all__ = ["ModelSource", "open_model", "read_model"]
 
 ModelSource = ModelProto | bytes | str | os.PathLike[str]
 
+_DEEPEST = 32  # graphs within graphs; protobuf writes no deeper ones
+_WORTH_AN_OUTLINE = 1 << 20
 
-def read_model(source: ModelSource) -> ModelProto:
-    """Returns the model of a file, serialized bytes or a ModelProto, with its external data loaded.
 
-    The result is a copy that the caller may change.
+def open_model(source: ModelSource) -> tuple[ModelProto, TensorStore]:
+    """Returns the model of a file, serialized bytes or a ModelProto, and the data of its large tensors.
+
+    The model is a copy that the caller may change. Large initializers and Constant nodes in it have no data;
+    the store has them, or knows where they lie.
 
     Raises:
-        InvalidModelError: no such file, no ONNX protobuf, no graph, or unusable external data.
+        InvalidModelError: no such file, no ONNX protobuf, no graph, names that are no text, or unusable
+            external data.
+        UnsupportedModelError: graphs nested deeper than protobuf itself allows.
     """
+    tensors = TensorStore()
+    path: Path | None = None
     if isinstance(source, ModelProto):
-        model, name, folder = ModelProto(), "the model", None
-        model.CopyFrom(source)
+        model, name = _copied(source, tensors), "the model"
     elif isinstance(source, bytes):
-        model, name, folder = _parse(source, "the model"), "the model", None
+        model, name = _parse(_outlined(source, tensors), "the model"), "the model"
     else:
         path = Path(source)
-        try:
-            content = path.read_bytes()
-        except OSError as error:
-            raise InvalidModelError(f"{path}: cannot be read ({error.strerror})") from None
-        model, name, folder = _parse(content, str(path)), str(path), path.parent
+        model, name = _parse(_content(path, tensors), str(path)), str(path)
     if not model.HasField("graph") or not model.graph.output:
         raise InvalidModelError(f"{name}: not an ONNX model (it holds no graph with outputs)")
-    _require_text(model, name)
-    _load_external_data(model, name, folder)
+    if path is not None or isinstance(source, bytes):
+        _require_shallow(model.graph)
+        require_text(model, name)
+    _find_external_data(model, name, path, tensors)
+    return model, tensors
+
+
+def read_model(source: ModelSource) -> ModelProto:
+    """Returns the model of a file, serialized bytes or a ModelProto, with all its data in it.
+
+    Raises:
+        InvalidModelError: as `open_model`.
+    """
+    model, tensors = open_model(source)
+    for _, _, tensor in _tensors(model.graph):
+        tensors.complete(tensor)
     return model
 
 
-def _require_text(model: ModelProto, name: str) -> None:
-    """Refuses names that are no UTF-8, which protobuf hands out as bytes."""
-    graph = model.graph
-    texts = [v.name for v in (*graph.input, *graph.output, *graph.initializer, *graph.value_info)]
-    for node in graph.node:
-        texts += [node.name, node.op_type, node.domain, *node.input, *node.output]
-        texts += [attribute.name for attribute in node.attribute]
-    wrong = next((t for t in texts if not isinstance(t, str)), None)
-    if wrong is not None:
-        raise InvalidModelError(f"{name}: the name {wrong!r} is not UTF-8")
+def _copied(source: ModelProto, tensors: TensorStore) -> ModelProto:
+    _require_shallow(source.graph)
+    require_text(source, "the model")
+    try:
+        return copy_without_data(source, tensors)
+    except (EncodeError, DecodeError) as error:  # it copies by way of bytes
+        raise InvalidModelError(f"the model: no ONNX protobuf can hold it ({error})") from None
+
+
+def _content(path: Path, tensors: TensorStore) -> bytes:
+    """Returns a file's serialized model, that of a large file without the data of large tensors."""
+    try:
+        status = path.stat()
+        if stat.S_ISFIFO(status.st_mode):
+            return _outlined(path.read_bytes(), tensors)
+        if not stat.S_ISREG(status.st_mode):
+            raise InvalidModelError(f"{path}: cannot be read (it is no ordinary file)")
+        with path.open("rb", buffering=0) as file:
+            size, state = status.st_size, identity(os.fstat(file.fileno()))
+            if size >= _WORTH_AN_OUTLINE:
+
+                def read(start: int, end: int) -> bytes:
+                    file.seek(start)
+                    return bytes(file.read(end - start) or b"")
+
+                def found(start: int, end: int, field: str) -> bytes:
+                    return tensors.pointer(InFile(path, state, start, end - start, field)).SerializeToString()
+
+                short = outline(read, size, found)
+                if short is not None:
+                    return short
+                file.seek(0)
+            return bytes(file.readall())
+    except (OSError, ValueError) as error:  # ValueError: no path at all
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InvalidModelError(f"{path}: cannot be read ({reason})") from None
+
+
+def _outlined(content: bytes, tensors: TensorStore) -> bytes:
+    """Returns a serialized model without the data of large tensors, which stay in the caller's bytes."""
+    if len(content) < _WORTH_AN_OUTLINE:
+        return content
+
+    def found(start: int, end: int, field: str) -> bytes:
+        return tensors.pointer(InBytes(content, start, end - start, field)).SerializeToString()
+
+    short = outline(lambda start, end: content[start:end], len(content), found)
+    return content if short is None else short
 
 
 def _parse(content: bytes, name: str) -> ModelProto:
@@ -65,69 +125,61 @@ def _parse(content: bytes, name: str) -> ModelProto:
     try:
         model.ParseFromString(content)
     except DecodeError:
-        hint = "truncated, or another kind of file"
+        hint = "truncated, nested too deeply, or another kind of file"
         raise InvalidModelError(f"{name}: not an ONNX protobuf ({hint})") from None
     return model
 
 
-def _load_external_data(model: ModelProto, name: str, folder: Path | None) -> None:
-    for kind, tensor in _tensors(model):
-        if not external_data_helper.uses_external_data(tensor):
-            continue
-        try:
-            info = external_data_helper.ExternalDataInfo(tensor)
-        except ValueError as error:  # an offset or length that is no number
-            raise InvalidModelError(
-                f"{name}: the external data of initializer {tensor.name!r}: {error}"
-            ) from None
-        if folder is None:
-            raise InvalidModelError(
-                f"{name}: {kind} {tensor.name!r} is in the external file {info.location!r}; "
-                "import the model by its path"
-            )
-        try:
-            external_data_helper.load_external_data_for_tensor(tensor, str(folder))
-        except (OSError, ValueError, onnx.checker.ValidationError) as error:
-            reason = str(error).splitlines()[0]
-            raise InvalidModelError(
-                f"{name}: the external data {info.location!r} of {kind} {tensor.name!r} "
-                f"cannot be used: {reason}"
-            ) from None
-        tensor.data_location = TensorProto.DEFAULT
-        del tensor.external_data[:]
+def _require_shallow(graph: GraphProto) -> None:
+    """Refuses nesting that recursion could not follow; protobuf's own limit does so for what it reads."""
+    level = [graph]
+    for _ in range(_DEEPEST):
+        nodes = (node for outer in level for node in outer.node)
+        level = [inner for node in nodes for attribute in node.attribute for inner in _graphs(attribute)]
+        if not level:
+            return
+    raise UnsupportedModelError(f"graphs are nested more than {_DEEPEST} deep")
 
 
-def _tensors(model: ModelProto) -> Iterator[tuple[str, TensorProto]]:
-    """Yields every tensor of the main graph, and whether it is an initializer or a node's attribute."""
-    for tensor in model.graph.initializer:
-        yield "initializer", tensor
-    for node in model.graph.node:
+def _graphs(attribute: AttributeProto) -> list[GraphProto]:
+    """Returns the graphs in an attribute, also where it says that it is something else."""
+    return [*([attribute.g] if attribute.HasField("g") else ()), *attribute.graphs]
+
+
+def _find_external_data(model: ModelProto, name: str, path: Path | None, tensors: TensorStore) -> None:
+    """Maps external data, and leaves in the store only what the importer looks up there."""
+    files = None if path is None else ExternalFiles(path)
+    for kind, called, tensor in _tensors(model.graph):
+        if tensor.data_location == TensorProto.EXTERNAL and tensor not in tensors:
+            if files is None:
+                location = next((e.value for e in tensor.external_data if e.key == "location"), "")
+                raise InvalidModelError(
+                    f"{name}: {kind} {quoted(called)} is in the external file {quoted(location)}; "
+                    "import the model by its path"
+                )
+            try:
+                data = files.find(tensor, kind, called)
+            except InvalidModelError as error:
+                raise InvalidModelError(f"{name}: {error}") from None
+            tensor.ClearField("external_data")
+            tensor.MergeFrom(tensors.pointer(data))
+            if data.length < LARGE:
+                tensors.complete(tensor)
+        if kind == "attribute":
+            tensors.complete(tensor)
+
+
+def _tensors(graph: GraphProto) -> Iterator[tuple[str, str, TensorProto]]:
+    """Yields every tensor of a graph and its subgraphs: what it is, its name, and the message."""
+    for tensor in graph.initializer:
+        yield "initializer", tensor.name, tensor
+    for node in graph.node:
+        constant = is_constant(node)
         for attribute in node.attribute:
             if attribute.HasField("t"):
-                yield "constant", attribute.t
+                named = node.output[0] if constant and node.output else attribute.name
+                yield "constant" if constant else "attribute", attribute.t.name or named, attribute.t
             for tensor in attribute.tensors:
-                yield "constant", tensor
-
-
-def tensor_of(proto: TensorProto, name: str = "") -> torch.Tensor:
-    """Returns a TensorProto as a torch tensor that owns its memory.
-
-    Raises:
-        InvalidModelError: the data do not fit the declared shape and type.
-        UnsupportedModelError: the element type is not supported.
-    """
-    name = name or proto.name
-    try:
-        torch_dtype(proto.data_type)
-    except UnsupportedModelError as error:
-        raise UnsupportedModelError(f"tensor {name!r}: {error}") from None
-    if any(d < 0 for d in proto.dims):
-        raise InvalidModelError(f"tensor {name!r}: negative dimension in {list(proto.dims)}")
-    try:
-        array = numpy_helper.to_array(proto)
-    except (ValueError, TypeError, AttributeError, OverflowError) as error:
-        raise InvalidModelError(
-            f"tensor {name!r}: its data do not fit shape {list(proto.dims)} and type "
-            f"{TensorProto.DataType.Name(proto.data_type)} ({error})"
-        ) from None
-    return from_array(array, proto.data_type)
+                yield "attribute", tensor.name or attribute.name, tensor
+            for inner in _graphs(attribute):
+                yield from _tensors(inner)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,18 +15,19 @@ from qonnx_torch.errors import InvalidModelError, UnsupportedModelError
 from qonnx_torch.names import Identifiers, identifier, parameter_paths
 from qonnx_torch.nn.tracing import RepresentationTracer
 from qonnx_torch.ops import as_python, as_tensor
-from qonnx_torch.ordering import label
+from qonnx_torch.ops.movement import aligned
+from qonnx_torch.ordering import label, subgraphs
 from qonnx_torch.provenance import NodeOrigin
 
 from .constants import Constant, constant_value, is_constant
-from .legacy import Literal
+from .following import SMALL
+from .legacy import Aligned, Literal
+from .tensors import TensorStore
 
 __all__ = ["Scope"]
 
-SMALL = 4096
-"""Constants up to this many elements are followed through computations of shapes."""
-
 _PLAIN_SHAPE_TYPES = (TensorProto.INT64, TensorProto.BOOL, TensorProto.FLOAT)
+_INTEGERS = (TensorProto.INT64, TensorProto.INT32, TensorProto.BOOL)
 
 
 class Scope:
@@ -39,46 +40,66 @@ class Scope:
         values: name -> the fx node that gives it.
         known: nodes whose value is known while importing, because only small constants enter.
         shapes: nodes that give Python numbers: shapes, and what is computed from them.
+        counts: those whose numbers count the elements of others: the same in every run.
         types: name -> ONNX element type.
         origins: fx node -> its ONNX node.
+        outer: the scope of the graph around this one; None for the main graph.
+        captured: name -> the input for a value of the graph around this one.
+        borrowed: constants of graphs further out that quantizers here took for their own: name and path.
     """
 
-    def __init__(self, graph: GraphProto) -> None:
+    def __init__(self, graph: GraphProto, tensors: TensorStore, outer: Scope | None = None) -> None:
         self.graph = fx.Graph(tracer_cls=RepresentationTracer)
         self.root = fx.GraphModule(nn.Module(), self.graph, class_name="ImportedModel")
         self.constants: dict[str, Constant] = {}
         self.values: dict[str, fx.Node] = {}
         self.known: dict[fx.Node, Any] = {}
         self.shapes: set[fx.Node] = set()
+        self.counts: set[fx.Node] = set()
         self.types = ElementTypes()
         self.origins: dict[fx.Node, NodeOrigin] = {}
+        self.outer = outer
+        self.depth: int = 0 if outer is None else outer.depth + 1
+        self.captured: dict[str, fx.Node] = {}
+        self.borrowed: list[tuple[str, str]] = []
         self._attributes: dict[str, fx.Node] = {}
         self._placeholders = Identifiers()
         self._materialized: dict[str, fx.Node] = {}
-        self._collect_constants(graph)
+        self._collect_constants(graph, tensors)
         self.paths = parameter_paths(self.constants)
         self.module_names = Identifiers(p.partition(".")[0] for p in self.paths.values())
-        self._statistics = {
-            n for node in graph.node if node.op_type == "BatchNormalization" for n in node.input[3:5]
-        }
+        self._statistics = _statistics(graph)
 
-    def _collect_constants(self, graph: GraphProto) -> None:
+    def _collect_constants(self, graph: GraphProto, tensors: TensorStore) -> None:
         for proto in graph.initializer:
             if proto.name in self.constants:
                 raise InvalidModelError(f"initializer {proto.name!r} occurs twice")
-            self.constants[proto.name] = Constant(proto.name, proto)
+            self.constants[proto.name] = Constant(proto.name, proto, tensors)
         for node in graph.node:
             if is_constant(node):
                 if len(node.output) != 1 or not node.output[0] or node.output[0] in self.constants:
                     raise InvalidModelError(f"Constant node {label(node)} needs one output with a new name")
-                self.constants[node.output[0]] = Constant(node.output[0], constant_value(node))
+                self.constants[node.output[0]] = Constant(node.output[0], constant_value(node), tensors)
         for name, constant in self.constants.items():
             self.types[name] = constant.proto.data_type
 
     # -- what enters -------------------------------------------------------------------------------
 
-    def declare_inputs(self, graph: GraphProto) -> None:
-        """Adds a placeholder for each graph input that is no initializer: a tensor, sequence or optional."""
+    def declare_inputs(
+        self,
+        graph: GraphProto,
+        numbers: Collection[str] = (),
+        known: Mapping[str, Any] | None = None,
+        types: Mapping[str, int | None] | None = None,
+    ) -> None:
+        """Adds a placeholder for each graph input that is no initializer: a tensor, sequence or optional.
+
+        Args:
+            graph: the graph.
+            numbers: inputs that are Python numbers.
+            known: values of inputs that are the same in every call.
+            types: element types of the inputs that declare none.
+        """
         for value in graph.input:
             if value.name in self.constants:
                 continue
@@ -87,21 +108,54 @@ class Scope:
             kind = value.type.WhichOneof("value")
             if kind not in ("tensor_type", "sequence_type", "optional_type", None):
                 raise UnsupportedModelError(f"graph input {value.name!r} is no tensor ({kind})")
-            self._placeholder(value.name)
-            self.types[value.name] = element_type_of(value.type)
+            node = self._placeholder(value.name)
+            self.types[value.name] = element_type_of(value.type) or (types or {}).get(value.name)
+            if value.name in numbers:
+                self.shapes.add(node)
+            if known and value.name in known:
+                self.known[node] = known[value.name]
 
-    def capture(self, names: Iterable[str], outer: Scope) -> None:
+    def capture(self, names: Iterable[str]) -> None:
         """Adds a placeholder for each value of the graph around this one, with what is known of it."""
         for name in names:
-            node = self._placeholder(name)
-            self.types[name] = outer.types[name]
-            source = outer.values.get(name)
-            if source in outer.shapes:
+            assert self.outer is not None
+            node = self.captured[name] = self._placeholder(name)
+            self.types[name] = self.outer.types[name]
+            if self.outer.is_shape(name):
                 self.shapes.add(node)
-            if source in outer.known:
-                self.known[node] = outer.known[source]
-            elif name in outer.constants and outer.constants[name].numel() <= SMALL:
-                self.known[node] = outer.constants[name].tensor()
+            value = self.outer.known_value(name)
+            if value is not None:
+                self.known[node] = value
+
+    def known_value(self, name: str) -> Any:
+        """Returns a value that is known while importing: a small constant, or made of such; else None."""
+        if name in self.constants:
+            constant = self.constants[name]
+            return constant.tensor() if constant.numel() <= SMALL else None
+        return self.known.get(self.values[name])
+
+    def drop(self, node: fx.Node) -> None:
+        """Takes out a placeholder that nothing reads."""
+        self.graph.erase_node(node)
+        del self.origins[node]
+
+    def quantizer_constant(self, name: str | Literal | Aligned | None, path: str) -> Constant | None:
+        """Returns a constant, of this graph or one around it, that becomes a quantizer's own at a path."""
+        scope: Scope | None = self
+        while scope is not None and isinstance(name, str):
+            if name in scope.constants:
+                self.adopt([(name, path)], "")
+                return scope.constants[name]
+            scope = scope.outer if name in scope.captured else None
+        return None
+
+    def adopt(self, borrowed: Iterable[tuple[str, str]], prefix: str) -> None:
+        """Notes constants that live at a path in this graph's module, or pass them on to where they belong."""
+        for name, path in borrowed:
+            if name in self.constants:
+                self.constants[name].paths.append(prefix + path)
+            else:
+                self.borrowed.append((name, prefix + path))
 
     def _placeholder(self, name: str) -> fx.Node:
         node = self.graph.placeholder(identifier(name, self._placeholders, "input"))
@@ -125,7 +179,7 @@ class Scope:
             return self.tensor(name)  # the numbers alone would not tell its dtype
         return node
 
-    def tensor(self, name: str | Literal | None) -> fx.Node:
+    def tensor(self, name: str | Literal | Aligned | None) -> fx.Node:
         """Returns the node of a value as a tensor.
 
         Raises:
@@ -166,9 +220,42 @@ class Scope:
             return as_python(value) if value.dim() <= 1 else None
         return value
 
+    def is_plain(self, name: str) -> bool:
+        """Whether a value has the type that its Python numbers have as a tensor."""
+        return self.types[name] in _PLAIN_SHAPE_TYPES
+
+    @property
+    def first_tensor(self) -> fx.Node | None:
+        """The first graph input that is no Python number: its device is the one to compute on."""
+        inputs = (n for n in self.graph.nodes if n.op == "placeholder")
+        return next((n for n in inputs if n not in self.shapes), None)
+
+    def aligned(self, name: str, other: str, axis: int) -> fx.Node:
+        """Returns a value with dimensions of 1 behind its own: it lies beside another's from an axis on."""
+        node = self.graph.call_function(aligned, (self.tensor(name), self.tensor(other), axis))
+        self.place(node, NodeOrigin(-1, "", "aligned", ()))
+        return node
+
     def is_shape(self, name: str) -> bool:
         """Whether a value is Python numbers."""
         return self.values.get(name) in self.shapes
+
+    def is_number(self, name: str) -> bool:
+        """Whether a value can be given on as Python numbers: a shape, or small constant integers."""
+        if self.is_shape(name):
+            return True
+        if name in self.constants:
+            proto = self.constants[name].proto
+            small = len(proto.dims) <= 1 and self.constants[name].numel() <= SMALL
+            return small and proto.data_type in _INTEGERS
+        value = self.known.get(self.values[name])
+        if isinstance(value, torch.Tensor):
+            return value.dim() <= 1 and value.dtype in (torch.int64, torch.int32, torch.bool)
+        return value is not None
+
+    def numbers(self, name: str) -> Any:
+        """Returns a value that `is_number` as Python numbers, or the node that gives them."""
+        return self.values[name] if self.is_shape(name) else self.shape_constant(name)
 
     def _as_tensor(self, name: str, node: fx.Node) -> fx.Node:
         found = self._materialized.get(name)
@@ -210,12 +297,37 @@ class Scope:
             owner = inner
         return owner
 
+    def note_results(
+        self,
+        names: Sequence[str],
+        numbers: Sequence[bool],
+        types: Sequence[int | None],
+        known: Mapping[int, Any],
+    ) -> None:
+        """Notes what is known of a node's outputs: which are Python numbers, element types, values."""
+        for i, (name, is_number, element_type) in enumerate(zip(names, numbers, types, strict=False)):
+            if name:
+                self.types[name] = element_type
+                if is_number:
+                    self.shapes.add(self.values[name])
+                if i in known:
+                    self.known[self.values[name]] = known[i]
+
     # -- what leaves -------------------------------------------------------------------------------
 
-    def output(self, names: Sequence[str]) -> None:
-        """Ends the graph with its outputs."""
-        results = [self.tensor(name) for name in names]
-        node = self.graph.output(results[0] if len(results) == 1 else tuple(results))
+    def output(self, names: Sequence[str], numbers: Sequence[bool] | None = None) -> None:
+        """Ends the graph with its outputs.
+
+        Args:
+            names: of the outputs.
+            numbers: for a subgraph, which of them are Python numbers; its results are always a tuple.
+        """
+        if numbers is None:
+            results = [self.tensor(name) for name in names]
+            node = self.graph.output(results[0] if len(results) == 1 else tuple(results))
+        else:
+            pairs = zip(names, numbers, strict=True)
+            node = self.graph.output(tuple(self.numbers(n) if is_n else self.tensor(n) for n, is_n in pairs))
         self.place(node, NodeOrigin(-1, "", "", tuple(names)))
 
     def name_output(self, name: str, node: fx.Node, shape: bool = False) -> None:
@@ -227,3 +339,14 @@ class Scope:
     def used_constants(self) -> Mapping[str, Constant]:
         """Returns the constants that live in the module."""
         return {name: c for name, c in self.constants.items() if c.paths}
+
+
+def _statistics(graph: GraphProto) -> set[str]:
+    """Returns the running statistics that BatchNormalization reads, also in subgraphs."""
+    found: set[str] = set()
+    for node in graph.node:
+        if node.op_type == "BatchNormalization":
+            found.update(node.input[3:5])
+        for subgraph in subgraphs(node).values():
+            found |= _statistics(subgraph)
+    return found

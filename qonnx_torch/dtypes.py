@@ -12,6 +12,7 @@ from qonnx_torch.errors import ExportError, UnsupportedModelError
 
 __all__ = [
     "PACKED_TYPES",
+    "element_bits",
     "element_type_name",
     "element_type_of",
     "from_array",
@@ -61,6 +62,8 @@ _PACKED_RANGES: dict[int, tuple[int, int]] = {
     TensorProto.INT2: (-2, 1),
     TensorProto.UINT2: (0, 3),
 }
+
+_NARROW_FLOAT_BITS: dict[int, int] = {TensorProto.FLOAT4E2M1: 4, 27: 6, 28: 6}
 
 _TO_ONNX = {dtype: element_type for element_type, dtype in _TO_TORCH.items()}
 
@@ -118,6 +121,14 @@ def onnx_element_type(dtype: torch.dtype) -> int:
             f"{dtype} cannot be written: convert the tensor to one of {sorted(map(str, _TO_ONNX))}"
         )
     return _TO_ONNX[dtype]
+
+
+def element_bits(element_type: int) -> int:
+    """Returns how many bits an element takes in a file. Raises like `torch_dtype`."""
+    if element_type in _PACKED_RANGES:
+        low, high = _PACKED_RANGES[element_type]
+        return (high - low).bit_length()
+    return _NARROW_FLOAT_BITS.get(element_type) or 8 * torch_dtype(element_type).itemsize
 
 
 def integer_range(element_type: int) -> tuple[int, int]:

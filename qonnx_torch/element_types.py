@@ -21,8 +21,8 @@ _RESULT_ATTRIBUTES = ("to", "output_dtype", "dtype")
 class ElementTypes:
     """Value name -> ONNX element type. Values whose type no schema tells are not in it."""
 
-    def __init__(self) -> None:
-        self._types: dict[str, int] = {}
+    def __init__(self, known: ElementTypes | None = None) -> None:
+        self._types: dict[str, int] = {} if known is None else dict(known._types)
 
     def __getitem__(self, name: str) -> int | None:
         return self._types.get(name)

@@ -8,7 +8,17 @@ __all__ = [
     "QonnxTorchError",
     "UnsupportedModelError",
     "VerificationError",
+    "quoted",
 ]
+
+
+def quoted(name: str) -> str:
+    """Returns a name from a file as messages show it: quoted, escaped, and cut where it is long.
+
+    >>> quoted("a\\nb"), quoted("x" * 1000)[-25:]
+    ("'a\\\\nb'", "xxx'... (1000 characters)")
+    """
+    return repr(name) if len(name) <= 200 else f"{name[:100]!r}... ({len(name)} characters)"
 
 
 class QonnxTorchError(Exception):

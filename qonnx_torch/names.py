@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import keyword
 import re
 from collections.abc import Iterable
@@ -9,10 +10,12 @@ from urllib.parse import quote, unquote
 
 from torch import fx, nn
 
-__all__ = ["identifier", "onnx_name", "parameter_paths"]
+__all__ = ["Identifiers", "identifier", "onnx_name", "parameter_paths"]
 
 # Attributes of a GraphModule (and the one that `provenance` adds), and words that generated code cannot use.
 _RESERVED = frozenset([*dir(fx.GraphModule(nn.Module(), fx.Graph())), "provenance", "self", *keyword.kwlist])
+
+_DEEPEST = 64  # modules within modules; torch walks them by recursion
 
 
 def parameter_paths(names: Iterable[str]) -> dict[str, str]:
@@ -20,7 +23,8 @@ def parameter_paths(names: Iterable[str]) -> dict[str, str]:
 
     Other characters than letters, digits and `_ : / -` are percent-encoded; so is a first letter where the
     element is a Python keyword or would hide a method of the module, and a dot where it cannot separate
-    modules (`a` and `a.b` both being tensors, or an empty element). `onnx_name` is the inverse.
+    modules (`a` and `a.b` both being tensors, an empty element, or more than 64 elements). `onnx_name` is the
+    inverse.
 
     >>> parameter_paths(["conv.weight", "a b", "forward"])
     {'conv.weight': 'conv.weight', 'a b': 'a%20b', 'forward': '%66orward'}
@@ -29,9 +33,11 @@ def parameter_paths(names: Iterable[str]) -> dict[str, str]:
     taken = set(names)
     paths = {}
     for name in names:
-        elements = name.split(".")
-        prefixes = {".".join(elements[:i]) for i in range(1, len(elements))}
-        if "" in elements or prefixes & taken:
+        elements = name.split(".", _DEEPEST)
+        if len(elements) > _DEEPEST or "" in elements:
+            elements = [name]
+        prefixes = itertools.accumulate(elements[:-1], "{}.{}".format)
+        if not taken.isdisjoint(prefixes):
             elements = [name]
         paths[name] = ".".join(_element(e) for e in elements)
     return paths
@@ -53,14 +59,24 @@ def onnx_name(path: str) -> str:
     return unquote(path)
 
 
+class Identifiers(set[str]):
+    """Identifiers that are given away, and how far each has been counted (many nodes may have one name)."""
+
+    def __init__(self, given: Iterable[str] = ()) -> None:
+        super().__init__(given)
+        self.counts: dict[str, int] = {}
+
+
 def identifier(text: str, taken: set[str], fallback: str) -> str:
     """Returns a new Python identifier made from an ONNX name, and adds it to `taken`."""
     base = re.sub(r"\W+", "_", text, flags=re.ASCII).strip("_") or fallback
     if base[0].isdigit():
         base = f"{fallback}_{base}"
-    name, count = base, 0
+    counts = taken.counts if isinstance(taken, Identifiers) else {}
+    name, count = base, counts.get(base, 0)
     while name in taken or name in _RESERVED:
         count += 1
         name = f"{base}_{count}"
+    counts[base] = count
     taken.add(name)
     return name

@@ -86,7 +86,7 @@ def computing_nodes(graph: fx.Graph) -> list[fx.Node]:
 
 
 def fingerprint(module: fx.GraphModule) -> str:
-    """Returns a digest of what the graph computes with: targets, wiring, literals, quantizer attributes.
+    """Returns a digest of what the graph computes with: targets, wiring, literals, attributes, subgraphs.
 
     Node names and the values of tensors do not enter.
     """
@@ -108,7 +108,9 @@ def fingerprint(module: fx.GraphModule) -> str:
             submodule = module.get_submodule(str(target))
             operator = REGISTRY.of_target(type(submodule))
             attributes = operator.attributes_of(submodule) if operator is not None else {}
-            name = repr((type(submodule).__qualname__, target, sorted(attributes.items())))
+            children = {n: fingerprint(c) for n, c in submodule.named_children() if isinstance(c, fx.GraphModule)}
+            described = sorted((attributes | children).items())
+            name = repr((type(submodule).__qualname__, target, described))
         elif node.op in ("placeholder", "output"):
             name = ""
         elif target is python_operator.getitem:

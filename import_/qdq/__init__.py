@@ -1,10 +1,10 @@
 """QuantizeLinear and DequantizeLinear as quantizers that train.
 
-What integers there are between a QuantizeLinear and its DequantizeLinear takes every gradient away. Before a
-graph is built, `fuse_qdq` rewrites the file's nodes:
+The integers between a QuantizeLinear and its DequantizeLinear have no gradient. Before a graph is built,
+`fuse_qdq` rewrites the file's nodes:
 
-1. QuantizeLinear -> (Clip) -> DequantizeLinear of the same parameters becomes one quantizer: QONNX's Quant, or
-   FloatQuant for the types of 8 and 4 bit floats, where these compute the same numbers; else
+1. QuantizeLinear -> (Clip) -> DequantizeLinear of the same parameters becomes one quantizer: QONNX's Quant,
+   or FloatQuant for the types of 8 and 4 bit floats, where these compute the same numbers; else
    QuantizeDequantizeLinear, an operator of this project that exports as the pair again. They compute the same
    numbers for every x but NaN, which a quantizer passes on and ONNX leaves undefined. (A zero may have the
    other sign; a FloatQuant makes NaN of an infinite x / scale.)

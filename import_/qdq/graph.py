@@ -1,32 +1,41 @@
-"""A graph of a file while nodes are fused in it: who gives and who reads each value."""
+"""A graph of a file while nodes are fused in it: who gives and who reads each value, and edits in place."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, MutableSequence
+from typing import Any
 
-import torch
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, shape_inference
+import numpy as np
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
+from onnx import shape_inference as onnx_shape_inference
 from torch import Tensor
 
+from qonnx_torch.dtypes import onnx_element_type, to_array
 from qonnx_torch.element_types import ElementTypes
 from qonnx_torch.errors import QonnxTorchError
 from qonnx_torch.ordering import free_names, subgraphs
 
 from ..constants import constant_value, is_constant
-from ..reading import tensor_of
+from ..skeleton import skeleton
+from ..tensors import LARGE, InTensor, TensorStore
 
-__all__ = ["Graph", "Names", "default_version", "graphs_of"]
+__all__ = ["Graph", "Names", "graphs_of"]
+
+_SAME_TYPE = ("Quant", "IntQuant", "BipolarQuant", "Trunc", "FloatQuant", "MultiThreshold")
 
 
-def default_version(model: ModelProto) -> int:
-    """Returns the ai.onnx operator set of a model, the newest where it names none."""
-    versions = [o.version for o in model.opset_import if o.domain in ("", "ai.onnx")]
-    return max(versions, default=1 << 30)
+def graphs_of(graph: GraphProto) -> Iterator[tuple[GraphProto, GraphProto | None]]:
+    """Yields a graph and all its subgraphs, each after the graph around it, which comes with it."""
+    waiting: list[tuple[GraphProto, GraphProto | None]] = [(graph, None)]
+    while waiting:
+        found, outer = waiting.pop()
+        yield found, outer
+        waiting += [(inner, found) for node in found.node for inner in subgraphs(node).values()]
 
 
 class Names:
-    """The names that a model uses, in all its graphs: a new one must be new in each."""
+    """The names that a model uses, in all its graphs: a new one is new in each."""
 
     def __init__(self, model: ModelProto) -> None:
         self._taken: set[str] = set()
@@ -44,101 +53,101 @@ class Names:
         return name
 
 
-def graphs_of(graph: GraphProto) -> Iterator[tuple[GraphProto, GraphProto | None]]:
-    """Yields a graph and all its subgraphs, each with the graph around it."""
-    waiting: list[tuple[GraphProto, GraphProto | None]] = [(graph, None)]
-    while waiting:
-        found = waiting.pop()
-        yield found
-        waiting += [(inner, found[0]) for node in found[0].node for inner in subgraphs(node).values()]
-
-
 class Graph:
-    """One graph, indexed; edits are made in place and `finish` takes out what nothing reads any more.
+    """One graph, indexed. Edits are made in place; `finish` takes out what nothing reads any more.
 
     Attributes:
-        nodes: its nodes at first; `taken_out` holds the positions of those that are gone.
-        readers: value name -> positions of the nodes that read it.
-        types: value name -> element type, as far as it is known.
+        version: the ai.onnx operator set.
+        nodes: its nodes, by their positions at the beginning.
+        readers: value name -> positions of the nodes that read it, in order.
+        givers: value name -> position of the node that gives it.
+        constants: name -> initializer, or value of a Constant node.
+        names: the names of the model.
     """
 
-    def __init__(self, model: ModelProto, graph: GraphProto, outer: Graph | None, names: Names) -> None:
-        self.proto = graph
-        self.outer = outer
+    def __init__(
+        self, model: ModelProto, proto: GraphProto, outer: Graph | None, names: Names, tensors: TensorStore
+    ) -> None:
+        versions = [o.version for o in model.opset_import if o.domain in ("", "ai.onnx")]
+        self.version = max(versions, default=1 << 30)
+        self.nodes: list[NodeProto] = list(proto.node)
+        self.readers: dict[str, dict[int, None]] = defaultdict(dict)
+        self.givers: dict[str, int] = {}
+        self.constants: dict[str, TensorProto] = {i.name: i for i in proto.initializer}
         self.names = names
-        self.nodes: list[NodeProto] = list(graph.node)
-        self.taken_out: set[int] = set()
-        self.readers: dict[str, list[int]] = defaultdict(list)
-        self.constants: dict[str, TensorProto] = {i.name: i for i in graph.initializer}
-        self.types = ElementTypes()
-        self._model = model
+        self._model, self._proto, self._outer, self._tensors = model, proto, outer, tensors
+        self._types = ElementTypes()
+        self._inputs = {v.name for v in proto.input}
+        self._ends = {o.name for o in proto.output}
         self._captured: set[str] = set()
-        self._ends = {o.name for o in graph.output}
-        self._tensors: dict[str, Tensor | None] = {}
-        self._ranks: dict[str, int] | None = None
-        self._changed: set[str] = set()  # values that have another type now
-        self._derived: dict[tuple[str, tuple[int, ...]], str] = {}
-        self._stale: set[str] = set()  # names that nodes read before they were rewritten
+        self._ranks = _declared_ranks((*proto.input, *proto.output, *proto.value_info))
+        self._removed: set[int] = set()
+        self._unread: set[str] = set()  # what nodes read before they were changed
+        self._retyped: set[str] = set()
+        self._reshaped: dict[tuple[str, tuple[int, ...]], str] = {}
+        self._numbers: dict[str, str] = {}
         self._index()
 
     def _index(self) -> None:
-        for value in (*self.proto.value_info, *self.proto.input):
-            self.types[value.name] = value.type.tensor_type.elem_type
-        version = default_version(self._model)
+        for value in (*self._proto.value_info, *self._proto.input):
+            self._types[value.name] = value.type.tensor_type.elem_type
         for name, proto in self.constants.items():
-            self.types[name] = proto.data_type
+            self._types[name] = proto.data_type
         for i, node in enumerate(self.nodes):
-            if is_constant(node) and node.output and node.attribute:
-                self._add_constant_node(node)
+            if is_constant(node):
+                self._index_constant(node)
                 continue
-            for name in set(node.input):
-                self.readers[name].append(i)
+            self._read(i)
+            self.givers.update((name, i) for name in node.output if name)
             for inner in subgraphs(node).values():
                 self._captured.update(free_names(inner))
-            self._infer_type(node, version)
+            if node.domain in ("", "ai.onnx"):
+                asked = {a.name: a.i for a in node.attribute if a.name in ("to", "dtype", "output_dtype")}
+                self._types.infer(node.op_type, self.version, node.input, node.output, asked)
+            elif node.op_type in _SAME_TYPE and node.input and node.output:
+                self._types[node.output[0]] = self._types[node.input[0]]
 
-    def _add_constant_node(self, node: NodeProto) -> None:
+    def _index_constant(self, node: NodeProto) -> None:
         try:
             proto = constant_value(node)
         except QonnxTorchError:
             return  # the builder says what is wrong with it
         self.constants[node.output[0]] = proto
-        self.types[node.output[0]] = proto.data_type
+        self._types[node.output[0]] = proto.data_type
 
-    def _infer_type(self, node: NodeProto, version: int) -> None:
-        if node.domain in ("", "ai.onnx"):
-            attributes = {a.name: a.i for a in node.attribute if a.name in ("to", "dtype", "output_dtype")}
-            self.types.infer(node.op_type, version, node.input, node.output, attributes)
-        elif node.op_type in ("Quant", "IntQuant", "BipolarQuant", "Trunc", "FloatQuant") and node.input:
-            self.types[node.output[0]] = self.types[node.input[0]]
+    def _read(self, position: int) -> None:
+        for name in filter(None, self.nodes[position].input):
+            self.readers[name][position] = None
+
+    def _forget(self, position: int) -> None:
+        for name in set(self.nodes[position].input) - {""}:
+            del self.readers[name][position]
+            self._unread.add(name)
 
     # -- what is known of values -------------------------------------------------------------------
 
     def constant(self, name: str) -> Tensor | None:
-        """Returns the value of a constant of this graph or of one around it, else None."""
+        """Returns the value of a constant of this graph or of one around it; None of any other value."""
         if name in self.constants:
-            if name not in self._tensors:
-                self._tensors[name] = tensor_of(self.constants[name], name)
-            return self._tensors[name]
-        known = name in self.types or any(name in node.output for node in ())
-        return None if known or self.outer is None else self.outer.constant(name)
+            return self._tensors.tensor(self.constants[name], name)
+        if self._outer is None or name in self.givers or name in self._inputs:
+            return None
+        return self._outer.constant(name)
 
     def element_type(self, name: str) -> int | None:
-        """Returns the element type of a value, also of the graphs around."""
-        return self.types[name] or (self.outer.element_type(name) if self.outer else None)
+        """Returns the element type of a value, of the graphs around too; None where it is not known."""
+        return self._types[name] or (self._outer.element_type(name) if self._outer else None)
 
     def rank(self, name: str) -> int | None:
         """Returns the number of dimensions of a value, or None where the file does not tell."""
         if name in self.constants:
             return len(self.constants[name].dims)
-        if self._ranks is None:
-            declared = (*self.proto.input, *self.proto.output, *self.proto.value_info)
-            self._ranks = _declared_ranks(declared)
-        if name not in self._ranks and self.outer is None:
-            self._ranks = _inferred_ranks(self._model) | self._ranks
-            self._ranks.setdefault(name, -1)  # asked once
-        found = self._ranks.get(name, -1)
-        return found if found >= 0 else None
+        return self._ranks.get(name)
+
+    def infer_ranks(self) -> None:
+        """Infers ranks that the file does not declare, while there are only nodes that onnx knows."""
+        if self._outer is None and any(name not in self._ranks for name in self.givers):
+            self._ranks = _inferred_ranks(self._model, self._tensors) | self._ranks
 
     def is_output(self, name: str) -> bool:
         """Returns whether a value is an output of the graph."""
@@ -148,142 +157,129 @@ class Graph:
         """Returns whether a subgraph reads a value."""
         return name in self._captured
 
-    # -- edits -------------------------------------------------------------------------------------
+    # -- edits of nodes ----------------------------------------------------------------------------
 
     def replace(self, position: int, node: NodeProto) -> None:
         """Puts another node in the place of one."""
-        old = self.nodes[position]
-        for name in set(old.input):
-            self.readers[name].remove(position)
-            self._stale.add(name)
-        old.CopyFrom(node)
-        for name in set(old.input):
-            self.readers[name].append(position)
+        if position in self._removed:
+            self._removed.remove(position)
+        else:
+            self._forget(position)
+        self.nodes[position].CopyFrom(node)
+        self._read(position)
 
-    def take_out(self, position: int) -> None:
-        """Removes a node."""
-        for name in set(self.nodes[position].input):
-            self.readers[name].remove(position)
-            self._stale.add(name)
-        self.taken_out.add(position)
+    def remove(self, position: int) -> None:
+        """Takes a node out."""
+        self._forget(position)
+        self._removed.add(position)
 
-    def rename(self, position: int, old: str, new: str) -> None:
-        """Lets everything that reads the output `old` of a node read `new`; the node is removed.
+    def substitute(self, position: int, old: str, new: str) -> None:
+        """Removes the node that gives `old`: what reads that reads `new`.
 
-        A graph output, and what a subgraph reads, keeps its name: the node becomes an Identity.
+        A graph output, and what a subgraph reads, keeps its name, and the node becomes an Identity.
         """
         if self.is_output(old) or self.is_captured(old):
             name = self.nodes[position].name
             self.replace(position, helper.make_node("Identity", [new], [old], name=name))
             return
-        self.take_out(position)
-        for reader in self.readers.pop(old, ()):
-            _substitute(self.nodes[reader].input, old, new)
-            self.readers[new].append(reader)
+        self.remove(position)
+        for reader in list(self.readers[old]):
+            self.redirect(reader, old, new)
+
+    def redirect(self, position: int, old: str, new: str) -> None:
+        """Lets a node read another value."""
+        _exchange(self.nodes[position].input, old, new)
+        del self.readers[old][position]
+        self._unread.add(old)
+        self.readers[new][position] = None
 
     def rename_output(self, position: int, old: str, new: str) -> None:
-        """Gives an output of a node another name; what reads it is left as it is."""
-        _substitute(self.nodes[position].output, old, new)
+        """Gives an output of a node another name; its readers stay as they are."""
+        _exchange(self.nodes[position].output, old, new)
 
-    def read_instead(self, positions: Iterable[int], old: str, new: str) -> None:
-        """Lets nodes read another value."""
-        for position in positions:
-            _substitute(self.nodes[position].input, old, new)
-            self.readers[old].remove(position)
-            self.readers[new].append(position)
-
-    def changed(self, name: str) -> None:
+    def retype(self, name: str) -> None:
         """Notes that a value has another element type now."""
-        self._changed.add(name)
+        self._retyped.add(name)
 
-    def add_constant(self, name: str, value: Tensor) -> str:
-        """Adds an initializer, under a name that is like the one given; returns its name."""
-        own = self.names.fresh(name)
-        proto = self.proto.initializer.add()
-        fill_proto(proto, own, value)
+    # -- edits of constants ------------------------------------------------------------------------
+
+    def number(self, name: str, value: float, element_type: int = TensorProto.FLOAT) -> str:
+        """Returns the name of a 0-d constant, the same for each call with a name."""
+        if name not in self._numbers:
+            array = np.array(value, helper.tensor_dtype_to_np_dtype(element_type))
+            self._numbers[name] = self._add(name, array)
+        return self._numbers[name]
+
+    def _add(self, name: str, array: np.ndarray[Any, Any]) -> str:
+        proto = self._proto.initializer.add()
+        proto.CopyFrom(numpy_helper.from_array(array, self.names.fresh(name)))
+        own: str = proto.name
         self.constants[own] = proto
-        self._tensors[own] = value
+        self._types[own] = proto.data_type
         return own
 
     def set_constant(self, name: str, value: Tensor) -> None:
-        """Gives a constant another value, of any shape and type."""
-        fill_proto(self.constants[name], self.constants[name].name, value)
-        self.types[name] = self.constants[name].data_type
-        self._tensors[name] = None
+        """Gives a constant of this graph another value, of any shape and type."""
+        proto = self.constants[name]
+        own = proto.name
+        if value.nbytes < LARGE:
+            proto.CopyFrom(numpy_helper.from_array(to_array(value), own))
+        else:
+            proto.CopyFrom(self._tensors.pointer(InTensor(value)))
+            proto.name, proto.data_type = own, onnx_element_type(value.dtype)
+            proto.dims.extend(value.shape)
+        self._types[name] = proto.data_type
 
-    def as_shape(self, name: str, shape: tuple[int, ...], element_type: int | None = None) -> str:
-        """Returns the name of a constant of this graph with the elements of another, in a shape.
+    def in_shape(self, name: str, shape: tuple[int, ...]) -> str:
+        """Returns the name of a constant of this graph that has the elements of another, in a shape.
 
         Where nothing reads the other in the end, it has that one's name.
         """
-        own = self.constants.get(name)
-        if own is not None and tuple(own.dims) == shape:
+        if name in self.constants and tuple(self.constants[name].dims) == shape:
             return name
-        if (name, shape) not in self._derived:
-            value = self.constant(name)
+        if (name, shape) not in self._reshaped:
+            value, element_type = self.constant(name), self.element_type(name)
             assert value is not None
-            derived = self.add_constant(name, value.reshape(shape))
-            proto = self.constants[derived]
-            wanted = element_type or self.element_type(name)
-            if wanted is not None and wanted != proto.data_type:
-                fill_proto(proto, derived, value.reshape(shape), wanted)
-            self._derived[name, shape] = derived
-        return self._derived[name, shape]
+            self._reshaped[name, shape] = self._add(name, to_array(value.reshape(shape), element_type))
+        return self._reshaped[name, shape]
+
+    # -- the end -----------------------------------------------------------------------------------
 
     def finish(self) -> None:
-        """Takes out nodes, constants and declarations that no longer belong there."""
-        for position in sorted(self.taken_out, reverse=True):
-            del self.proto.node[position]
-        read = {name for node in self.proto.node for name in node.input} | self._captured | self._ends
-        unread = (self._stale | set(self._derived.values())) - read
-        self._drop_constants(unread)
-        self._restore_names(read)
-        gone = self._changed | {o for i in self.taken_out for o in self.nodes[i].output}
-        for i in reversed(range(len(self.proto.value_info))):
-            if self.proto.value_info[i].name in gone:
-                del self.proto.value_info[i]
+        """Takes out the nodes, constants and declarations that no longer belong there."""
+        gone = self._retyped | {name for i in self._removed for name in self.nodes[i].output}
+        _delete(self._proto.node, self._removed)
+        read = {name for node in self._proto.node for name in node.input} | self._captured | self._ends
+        dropped = {name for name in self._unread - read if name in self.constants}
+        for values in (self._proto.initializer, self._proto.input):  # old files list them in both
+            _delete(values, [i for i, v in enumerate(values) if v.name in dropped])
+        nodes = enumerate(self._proto.node)
+        _delete(self._proto.node, [i for i, n in nodes if is_constant(n) and n.output[0] in dropped])
+        self._restore_names(dropped)
+        infos = self._proto.value_info
+        _delete(infos, [i for i, v in enumerate(infos) if v.name in gone | dropped])
 
-    def _drop_constants(self, names: set[str]) -> None:
-        for values in (self.proto.initializer, self.proto.input):
-            for i in reversed(range(len(values))):
-                if values[i].name in names and values[i].name in self.constants:
-                    del values[i]  # old files list initializers among the inputs, too
-        for i in reversed(range(len(self.proto.node))):
-            if is_constant(self.proto.node[i]) and self.proto.node[i].output[0] in names:
-                del self.proto.node[i]
-        for name in names:
-            self.constants.pop(name, None)
-
-    def _restore_names(self, read: set[str]) -> None:
-        """Lets reshaped constants have the names of those that they replace."""
-        shapes: dict[str, list[str]] = defaultdict(list)
-        for (name, _), derived in self._derived.items():
-            if derived in read:
-                shapes[name].append(derived)
-        new = {found[0]: name for name, found in shapes.items() if len(found) == 1 and name not in read}
-        if not new or self.outer is not None:
-            return
-        for node in self.proto.node:
-            for i, name in enumerate(node.input):
-                if name in new:
-                    node.input[i] = new[name]
-        for proto in self.proto.initializer:
-            proto.name = new.get(proto.name, proto.name)
+    def _restore_names(self, dropped: set[str]) -> None:
+        """Gives reshaped constants the names of those whose place they take."""
+        new: dict[str, str] = {}
+        for (name, _), reshaped in self._reshaped.items():
+            if name in dropped and self.readers[reshaped]:
+                new |= {reshaped: name} if name not in new.values() else {}
+        for reshaped, name in new.items():
+            self.constants[reshaped].name = name
+            for position in self.readers[reshaped]:
+                _exchange(self.nodes[position].input, reshaped, name)
 
 
-def fill_proto(proto: TensorProto, name: str, value: Tensor, element_type: int | None = None) -> None:
-    """Writes a tensor into a TensorProto, in place of what is there."""
-    from onnx import numpy_helper
-
-    from qonnx_torch.dtypes import to_array
-
-    proto.CopyFrom(numpy_helper.from_array(to_array(value, element_type), name))
+def _delete(values: MutableSequence[object], positions: Iterable[int]) -> None:
+    for position in sorted(positions, reverse=True):
+        del values[position]
 
 
-def _substitute(names: Iterable[str], old: str, new: str) -> None:
+def _exchange(names: MutableSequence[str], old: str, new: str) -> None:
     for i, name in enumerate(names):
         if name == old:
-            names[i] = new  # type: ignore[index]
+            names[i] = new
 
 
 def _declared_ranks(values: Iterable[ValueInfoProto]) -> dict[str, int]:
@@ -294,16 +290,11 @@ def _declared_ranks(values: Iterable[ValueInfoProto]) -> dict[str, int]:
     }
 
 
-def _inferred_ranks(model: ModelProto) -> dict[str, int]:
-    """Returns what onnx infers from the model without the data of its large tensors."""
-    from ..skeleton import skeleton
-
+def _inferred_ranks(model: ModelProto, tensors: TensorStore) -> dict[str, int]:
+    """Returns what onnx infers from a model without the data of its larger tensors."""
     large = {i.name for i in model.graph.initializer if len(i.dims) > 1}
     try:
-        inferred = shape_inference.infer_shapes(skeleton(model, large))
-    except (shape_inference.InferenceError, ValueError, RuntimeError):
+        inferred = onnx_shape_inference.infer_shapes(skeleton(model, large, tensors=tensors))
+    except (onnx_shape_inference.InferenceError, ValueError, RuntimeError):
         return {}
     return _declared_ranks(inferred.graph.value_info)
-
-
-_ = torch

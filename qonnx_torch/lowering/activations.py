@@ -12,7 +12,7 @@ from torch import fx
 from qonnx_torch.lowering.arithmetic import convert
 from qonnx_torch.lowering.emitter import Emitter, NotLoweredError
 from qonnx_torch.lowering.table import lowers
-from qonnx_torch.ops import activation, elementwise, shape
+from qonnx_torch.ops import activation, elementwise, movement
 
 __all__: list[str] = []
 
@@ -153,5 +153,5 @@ def glu(g: Emitter, input: fx.Node, dim: int = -1) -> Any:
     """Writes a * Sigmoid(b) of the two halves."""
     axis = dim % g.rank(input)
     size = g.fixed_sizes(input, range(axis, axis + 1))[0]
-    first, second = g.call(shape.split, input, (size // 2, size // 2), axis=axis)
+    first, second = g.call(movement.split, input, (size // 2, size // 2), axis=axis)
     return g.call(elementwise.mul, first, g.call(activation.sigmoid, second))

@@ -12,7 +12,16 @@ from torch import fx
 from qonnx_torch.dtypes import onnx_element_type
 from qonnx_torch.lowering.emitter import Emitter, NotLoweredError
 from qonnx_torch.lowering.table import lowers
-from qonnx_torch.ops import elementwise, linear, reduction
+from qonnx_torch.ops import (
+    casting,
+    comparison,
+    cumulative,
+    elementwise,
+    linear,
+    reduction,
+    selection,
+    trigonometry,
+)
 
 __all__ = ["add", "convert"]
 
@@ -25,7 +34,7 @@ def convert(g: Emitter, value: Any, dtype: torch.dtype) -> Any:
         return float(value) if dtype.is_floating_point else bool(value) if dtype is torch.bool else value
     if g.is_tensor(value) and g.dtype(value) is dtype:
         return value
-    return g.call(elementwise.cast, value, to=onnx_element_type(dtype))
+    return g.call(casting.cast, value, to=onnx_element_type(dtype))
 
 
 def _operands(g: Emitter, a: Any, b: Any, *, floating: bool = False) -> tuple[Any, Any]:
@@ -103,15 +112,15 @@ def _binary(function: Callable[..., Any]) -> Callable[..., Any]:
     return write
 
 
-lowers(torch.eq, operator.eq, "eq")(_binary(elementwise.equal))
-lowers(torch.gt, operator.gt, "gt")(_binary(elementwise.greater))
-lowers(torch.ge, operator.ge, "ge")(_binary(elementwise.greater_or_equal))
-lowers(torch.lt, operator.lt, "lt")(_binary(elementwise.less))
-lowers(torch.le, operator.le, "le")(_binary(elementwise.less_or_equal))
+lowers(torch.eq, operator.eq, "eq")(_binary(comparison.equal))
+lowers(torch.gt, operator.gt, "gt")(_binary(comparison.greater))
+lowers(torch.ge, operator.ge, "ge")(_binary(comparison.greater_or_equal))
+lowers(torch.lt, operator.lt, "lt")(_binary(comparison.less))
+lowers(torch.le, operator.le, "le")(_binary(comparison.less_or_equal))
 lowers(torch.maximum, "maximum")(_binary(elementwise.max))
 lowers(torch.minimum, "minimum")(_binary(elementwise.min))
-lowers(torch.logical_and, "logical_and")(_binary(elementwise.logical_and))
-lowers(torch.logical_or, "logical_or")(_binary(elementwise.logical_or))
+lowers(torch.logical_and, "logical_and")(_binary(comparison.logical_and))
+lowers(torch.logical_or, "logical_or")(_binary(comparison.logical_or))
 
 
 def _unary(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -129,14 +138,14 @@ for _function, *_targets in (
     (elementwise.sqrt, torch.sqrt, "sqrt"),
     (elementwise.reciprocal, torch.reciprocal, "reciprocal"),
     (elementwise.erf, torch.erf, "erf"),
-    (elementwise.sin, torch.sin, "sin"),
-    (elementwise.cos, torch.cos, "cos"),
+    (trigonometry.sin, torch.sin, "sin"),
+    (trigonometry.cos, torch.cos, "cos"),
     (elementwise.floor, torch.floor, "floor"),
     (elementwise.ceil, torch.ceil, "ceil"),
     (elementwise.round, torch.round, "round"),
     (elementwise.sign, torch.sign, "sign"),
-    (elementwise.is_nan, torch.isnan, "isnan"),
-    (elementwise.logical_not, torch.logical_not, "logical_not"),
+    (comparison.is_nan, torch.isnan, "isnan"),
+    (comparison.logical_not, torch.logical_not, "logical_not"),
 ):
     lowers(*_targets)(_unary(_function))
 
@@ -158,7 +167,7 @@ def invert(g: Emitter, input: fx.Node) -> Any:
     """Writes Not of a mask."""
     if g.dtype(input) is not torch.bool:
         raise NotLoweredError("~ is written only of masks")
-    return g.call(elementwise.logical_not, input)
+    return g.call(comparison.logical_not, input)
 
 
 def _mask(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -170,21 +179,21 @@ def _mask(function: Callable[..., Any]) -> Callable[..., Any]:
     return write
 
 
-lowers(operator.and_)(_mask(elementwise.logical_and))
-lowers(operator.or_)(_mask(elementwise.logical_or))
-lowers(operator.xor)(_mask(elementwise.logical_xor))
+lowers(operator.and_)(_mask(comparison.logical_and))
+lowers(operator.or_)(_mask(comparison.logical_or))
+lowers(operator.xor)(_mask(comparison.logical_xor))
 
 
 @lowers(torch.where)
 def where(g: Emitter, condition: fx.Node, input: Any, other: Any) -> Any:
     """Writes Where."""
-    return g.call(elementwise.where, condition, *_operands(g, input, other))
+    return g.call(comparison.where, condition, *_operands(g, input, other))
 
 
 @lowers(torch.masked_fill, "masked_fill", "masked_fill_")
 def masked_fill(g: Emitter, input: fx.Node, mask: fx.Node, value: Any) -> Any:
     """Writes Where with the value where the mask is."""
-    return g.call(elementwise.where, mask, convert(g, value, g.dtype(input)), input)
+    return g.call(comparison.where, mask, convert(g, value, g.dtype(input)), input)
 
 
 @lowers("to", "type")
@@ -273,11 +282,11 @@ def _arg(function: Callable[..., Any]) -> Callable[..., Any]:
     return write
 
 
-lowers(torch.argmax, "argmax")(_arg(reduction.arg_max))
-lowers(torch.argmin, "argmin")(_arg(reduction.arg_min))
+lowers(torch.argmax, "argmax")(_arg(selection.arg_max))
+lowers(torch.argmin, "argmin")(_arg(selection.arg_min))
 
 
 @lowers(torch.cumsum, "cumsum")
 def cumsum(g: Emitter, input: fx.Node, dim: int) -> Any:
     """Writes CumSum."""
-    return g.call(reduction.cum_sum, input, dim)
+    return g.call(cumulative.cum_sum, input, dim)

@@ -14,7 +14,17 @@ import qonnx_torch.nn as qnn
 from qonnx_torch.lowering.arithmetic import add
 from qonnx_torch.lowering.emitter import Emitter, NotLoweredError
 from qonnx_torch.lowering.table import lowers
-from qonnx_torch.ops import activation, elementwise, linear, normalization, reduction, shape
+from qonnx_torch.ops import (
+    activation,
+    comparison,
+    convolution,
+    elementwise,
+    indexing,
+    linear,
+    movement,
+    normalization,
+    reduction,
+)
 
 __all__ = ["Ints", "each", "spatial"]
 
@@ -63,7 +73,7 @@ def _convolution(rank: int) -> Any:
             pads = each(0 if padding == "valid" else padding, rank) * 2  # type: ignore[arg-type]
         attributes = {"kernel_shape": kernel, "pads": pads, "strides": each(stride, rank)}
         attributes["dilations"] = dilations
-        return g.call(linear.conv, input, weight, *_optional(bias), group=groups, **attributes)
+        return g.call(convolution.conv, input, weight, *_optional(bias), group=groups, **attributes)
 
     return conv
 
@@ -82,7 +92,7 @@ def _transposed(rank: int) -> Any:
     ) -> Any:
         spatial(g, input, rank)
         return g.call(
-            linear.conv_transpose,
+            convolution.conv_transpose,
             input,
             weight,
             *_optional(bias),
@@ -115,7 +125,7 @@ def linear_layer(g: Emitter, input: fx.Node, weight: fx.Node, bias: fx.Node | No
     """Writes Gemm for a matrix, else Transpose, MatMul and Add."""
     if g.rank(input) == 2 and g.rank(weight) == 2:
         return g.call(linear.gemm, input, weight, *_optional(bias), transB=1)
-    weight = g.call(shape.transpose, weight, perm=(1, 0)) if g.rank(weight) == 2 else weight
+    weight = g.call(movement.transpose, weight, perm=(1, 0)) if g.rank(weight) == 2 else weight
     y = g.call(linear.mat_mul, input, weight)
     return y if bias is None else g.call(elementwise.add, y, bias)
 
@@ -134,7 +144,7 @@ def embedding(
     """Writes Gather; of padding_idx only the gradient would know."""
     if max_norm is not None or scale_grad_by_freq or padding_idx is not None:
         raise NotLoweredError("Gather has no max_norm, scale_grad_by_freq or padding_idx")
-    return g.call(shape.gather, weight, input, axis=0)
+    return g.call(indexing.gather, weight, input, axis=0)
 
 
 # -- normalization ---------------------------------------------------------------------------------
@@ -249,7 +259,7 @@ def attention(
     rank = g.rank(key)
     perm = (*range(rank - 2), rank - 1, rank - 2)
     depth = g.fixed_sizes(query, range(rank - 1, rank))[0]
-    scores = g.call(linear.mat_mul, query, g.call(shape.transpose, key, perm=perm))
+    scores = g.call(linear.mat_mul, query, g.call(movement.transpose, key, perm=perm))
     scores = g.call(elementwise.mul, scores, 1 / math.sqrt(depth) if scale is None else scale)
     if is_causal:
         rows, columns = g.fixed_sizes(scores, range(rank - 2, rank))
@@ -257,7 +267,7 @@ def attention(
             torch.ones(rows, columns, dtype=torch.bool, device=g.known(query)[0].device).tril()
         )
     if attn_mask is not None and g.dtype(attn_mask) is torch.bool:
-        scores = g.call(elementwise.where, attn_mask, scores, -math.inf)
+        scores = g.call(comparison.where, attn_mask, scores, -math.inf)
     elif attn_mask is not None:
         scores = add(g, scores, attn_mask)
     return g.call(linear.mat_mul, g.call(activation.softmax, scores, axis=-1), value)

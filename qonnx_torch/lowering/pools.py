@@ -11,7 +11,7 @@ from torch import fx
 from qonnx_torch.lowering.emitter import Emitter, NotLoweredError
 from qonnx_torch.lowering.layers import Ints, each, spatial
 from qonnx_torch.lowering.table import lowers
-from qonnx_torch.ops import pool, shape
+from qonnx_torch.ops import movement, padding, pool
 from qonnx_torch.ops.resize import resize
 
 __all__: list[str] = ["interpolate", "pad"]
@@ -135,7 +135,7 @@ def pixel_shuffle(g: Emitter, input: fx.Node, upscale_factor: int) -> Any:
     """Writes DepthToSpace in the order column, row, depth."""
     if g.rank(input) != 4:
         raise NotLoweredError("DepthToSpace wants (N, C, H, W)")
-    return g.call(shape.depth_to_space, input, blocksize=upscale_factor, mode="CRD")
+    return g.call(movement.depth_to_space, input, blocksize=upscale_factor, mode="CRD")
 
 
 _PAD_MODES = {"constant": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
@@ -153,4 +153,4 @@ def pad(
     begins = (*missing, *reversed(pad[0::2]))
     ends = (*missing, *reversed(pad[1::2]))
     fill = (float(value),) if mode == "constant" and value else ()
-    return g.call(shape.pad, input, begins + ends, *fill, mode=_PAD_MODES[mode])
+    return g.call(padding.pad, input, begins + ends, *fill, mode=_PAD_MODES[mode])

@@ -12,7 +12,7 @@ from torch import fx
 from qonnx_torch.lowering.emitter import Emitter, NotLoweredError
 from qonnx_torch.lowering.shaping import shape_argument
 from qonnx_torch.lowering.table import lowers
-from qonnx_torch.ops import shape
+from qonnx_torch.ops import indexing, movement, shape
 
 __all__: list[str] = []
 
@@ -22,7 +22,7 @@ def cat(g: Emitter, tensors: Sequence[fx.Node], dim: int = 0) -> Any:
     """Writes Concat."""
     if len({g.dtype(t) for t in tensors}) > 1:
         raise NotLoweredError("Concat converts no dtypes")
-    return g.call(shape.concat, *tensors, axis=dim)
+    return g.call(movement.concat, *tensors, axis=dim)
 
 
 @lowers(torch.stack)
@@ -40,7 +40,7 @@ def split(g: Emitter, tensor: fx.Node, split_size: Any, dim: int = 0) -> Any:
     if isinstance(split_size, int):
         whole, rest = divmod(total, split_size)
         split_size = (*[split_size] * whole, *([rest] if rest else []))
-    return g.call(shape.split, tensor, tuple(split_size), axis=axis)
+    return g.call(movement.split, tensor, tuple(split_size), axis=axis)
 
 
 @lowers(torch.chunk, "chunk")
@@ -56,13 +56,13 @@ def unbind(g: Emitter, input: fx.Node, dim: int = 0) -> Any:
     """Writes one Gather per index."""
     axis = dim % g.rank(input)
     count = g.fixed_sizes(input, range(axis, axis + 1))[0]
-    return tuple(g.call(shape.gather, input, i, axis=axis) for i in range(count))
+    return tuple(g.call(indexing.gather, input, i, axis=axis) for i in range(count))
 
 
 @lowers(torch.select, "select")
 def select(g: Emitter, input: fx.Node, dim: int, index: Any) -> Any:
     """Writes Gather of one index."""
-    return g.call(shape.gather, input, index, axis=dim % g.rank(input))
+    return g.call(indexing.gather, input, index, axis=dim % g.rank(input))
 
 
 @lowers(torch.narrow, "narrow")
@@ -70,19 +70,19 @@ def narrow(g: Emitter, input: fx.Node, dim: int, start: int, length: int) -> Any
     """Writes Slice."""
     if not (isinstance(start, int) and isinstance(length, int)):
         raise NotLoweredError("the range depends on the batch")
-    return g.call(shape.slice_, input, (start,), (start + length,), (dim % g.rank(input),))
+    return g.call(indexing.slice_, input, (start,), (start + length,), (dim % g.rank(input),))
 
 
 @lowers(torch.index_select, "index_select")
 def index_select(g: Emitter, input: fx.Node, dim: int, index: fx.Node) -> Any:
     """Writes Gather."""
-    return g.call(shape.gather, input, index, axis=dim % g.rank(input))
+    return g.call(indexing.gather, input, index, axis=dim % g.rank(input))
 
 
 @lowers(torch.gather, "gather")
 def gather(g: Emitter, input: fx.Node, dim: int, index: fx.Node) -> Any:
     """Writes GatherElements."""
-    return g.call(shape.gather_elements, input, index, axis=dim)
+    return g.call(indexing.gather_elements, input, index, axis=dim)
 
 
 _END = 2**63 - 1
@@ -99,20 +99,20 @@ def getitem(g: Emitter, value: Any, index: Any) -> Any:
         for k in keys
     ):
         raise NotLoweredError(f"x[{index!r}] has no operator")
-    indexing = [k for k in keys if g.is_tensor(k)]
-    if len(indexing) > 1 or any(g.dtype(k) is torch.bool for k in indexing):
+    tensors = [k for k in keys if g.is_tensor(k)]
+    if len(tensors) > 1 or any(g.dtype(k) is torch.bool for k in tensors):
         raise NotLoweredError("masks and several index tensors have no operator")
     used = sum(k is not None and k is not ... for k in keys)
     rest = [slice(None)] * (g.rank(value) - used)
     at = next((i for i, k in enumerate(keys) if k is ...), len(keys))
     keys = keys[:at] + rest + keys[at + 1 :]
-    if indexing and (any(isinstance(k, int) for k in keys) or None in keys):
+    if tensors and (any(isinstance(k, int) for k in keys) or None in keys):
         raise NotLoweredError("index tensors beside integers or None have no operator")
     axes = [k for k in keys if k is not None]
     value = _sliced(g, value, axes)
     for axis in reversed(range(len(axes))):
         if not isinstance(axes[axis], slice):
-            value = g.call(shape.gather, value, axes[axis], axis=axis)
+            value = g.call(indexing.gather, value, axes[axis], axis=axis)
     kept = [k for k in keys if k is None or isinstance(k, slice)]
     new = tuple(i for i, k in enumerate(kept) if k is None)
     return g.call(shape.unsqueeze, value, new) if new else value
@@ -128,6 +128,6 @@ def _sliced(g: Emitter, value: fx.Node, keys: Sequence[Any]) -> fx.Node:
     axes = tuple(axis for axis, _ in cuts)
     bounds = [shape_argument(g, b) for b in (starts, ends)]
     result: fx.Node = g.call(
-        shape.slice_, value, *bounds, axes, *([tuple(steps)] if steps != [1] * len(steps) else [])
+        indexing.slice_, value, *bounds, axes, *([tuple(steps)] if steps != [1] * len(steps) else [])
     )
     return result

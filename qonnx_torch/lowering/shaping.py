@@ -11,7 +11,7 @@ from torch import fx
 
 from qonnx_torch.lowering.emitter import Emitter, NotLoweredError
 from qonnx_torch.lowering.table import lowers
-from qonnx_torch.ops import shape
+from qonnx_torch.ops import movement, shape
 
 __all__ = ["shape_argument", "unflatten"]
 
@@ -89,7 +89,7 @@ def shape_argument(g: Emitter, sizes: Sequence[Any]) -> Any:
             parts[-1] = (*parts[-1], n)
         else:
             parts.append((n,))
-    return g.call(shape.concat, *parts, axis=0)
+    return g.call(movement.concat, *parts, axis=0)
 
 
 @lowers(torch.reshape, "reshape", "view")
@@ -171,7 +171,7 @@ def squeeze(g: Emitter, input: fx.Node, dim: Any = None) -> Any:
 def permute(g: Emitter, input: fx.Node, *dims: Any, **keywords: Any) -> Any:
     """Writes Transpose."""
     order = _flat(dims) if dims else tuple(keywords["dims"])
-    return g.call(shape.transpose, input, perm=tuple(d % g.rank(input) for d in order))
+    return g.call(movement.transpose, input, perm=tuple(d % g.rank(input) for d in order))
 
 
 @lowers(torch.transpose, torch.swapaxes, "transpose", "swapaxes")
@@ -179,7 +179,7 @@ def transpose(g: Emitter, input: fx.Node, dim0: int, dim1: int) -> Any:
     """Writes Transpose of two dimensions."""
     order = list(range(g.rank(input)))
     order[dim0], order[dim1] = order[dim1], order[dim0]
-    return g.call(shape.transpose, input, perm=tuple(order))
+    return g.call(movement.transpose, input, perm=tuple(order))
 
 
 @lowers("t", torch.t)
@@ -194,14 +194,14 @@ def movedim(g: Emitter, input: fx.Node, source: int, destination: int) -> Any:
     rank = g.rank(input)
     order = [d for d in range(rank) if d != source % rank]
     order.insert(destination % rank, source % rank)
-    return g.call(shape.transpose, input, perm=tuple(order))
+    return g.call(movement.transpose, input, perm=tuple(order))
 
 
 @lowers("expand")
 def expand(g: Emitter, input: fx.Node, *sizes: Any) -> Any:
     """Writes Expand; -1, which keeps a size, is 1 there."""
     wanted = [1 if isinstance(n, int) and n == -1 else n for n in _flat(sizes)]
-    return g.call(shape.expand, input, shape_argument(g, wanted))
+    return g.call(movement.expand, input, shape_argument(g, wanted))
 
 
 @lowers("expand_as")
@@ -216,4 +216,4 @@ def repeat(g: Emitter, input: fx.Node, *sizes: Any) -> Any:
     counts = _flat(sizes)
     if len(counts) != g.rank(input):
         raise NotLoweredError("Tile adds no dimensions")
-    return g.call(shape.tile, input, shape_argument(g, counts))
+    return g.call(movement.tile, input, shape_argument(g, counts))

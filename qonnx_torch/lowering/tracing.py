@@ -71,6 +71,8 @@ class LoweringTracer(RepresentationTracer):
         batch_sizes: sizes of the leading dimension to try, see `Emitter`; empty to keep the examples' own.
     """
 
+    records_constants = False  # what the module's code computes of constants is a constant
+
     def __init__(self, examples: Sequence[Any], batch_sizes: Sequence[int]) -> None:
         super().__init__()
         self.examples = examples

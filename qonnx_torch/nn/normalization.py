@@ -25,6 +25,7 @@ class BatchNormalization(nn.Module):
         epsilon: added to the variance.
         momentum: share of the old running statistics that stays (1 - torch's momentum).
         training_mode: 1 means that the file itself asks for batch statistics.
+        saved_statistics: 1: then also the mean and variance of the batch are outputs (versions below 14).
 
     Attributes:
         frozen: True computes also in `train()` as in `eval()`; set by `freeze` and `unfreeze`.
@@ -34,11 +35,19 @@ class BatchNormalization(nn.Module):
 
     _function = staticmethod(batch_normalization)
 
-    def __init__(self, *, epsilon: float = 1e-5, momentum: float = 0.9, training_mode: int = 0) -> None:
+    def __init__(
+        self,
+        *,
+        epsilon: float = 1e-5,
+        momentum: float = 0.9,
+        training_mode: int = 0,
+        saved_statistics: int = 0,
+    ) -> None:
         super().__init__()
         self.epsilon = epsilon
         self.momentum = momentum
         self.training_mode = training_mode
+        self.saved_statistics = saved_statistics
         self.frozen = False
 
     def freeze(self) -> None:
@@ -54,7 +63,7 @@ class BatchNormalization(nn.Module):
         return {"epsilon": self.epsilon, "momentum": self.momentum, "training_mode": self.training_mode}
 
     def forward(self, X: Tensor, scale: Tensor, B: Tensor, input_mean: Tensor, input_var: Tensor) -> Any:
-        """Returns the normalized X; with training_mode 1 also the new running mean and variance."""
+        """Returns the normalized X; with training_mode 1 also the new running mean and variance, ..."""
         return self._function(
             X,
             scale,
@@ -62,6 +71,7 @@ class BatchNormalization(nn.Module):
             input_mean,
             input_var,
             **self.onnx_attributes(),
+            saved_statistics=self.saved_statistics,
             update_statistics=self.training and not self.frozen,
         )
 
@@ -79,21 +89,23 @@ class BatchNormalizationChannelsLast(BatchNormalization):
 class Dropout(nn.Module):
     """Identity in `eval()`; in `train()` zeroes elements with probability `ratio` and scales the others.
 
-    Shape: any -> the same. Source: ONNX Dropout-13, whose inputs ratio and training_mode are given here as
+    Shape: any -> the same. Source: ONNX Dropout-22, whose inputs ratio and training_mode are given here as
     Python values; training follows the module's mode, as is usual in torch.
 
     Args:
-        seed: carried along; torch has its own generator.
+        seed: of the choice, where the file itself asks for training_mode; `train()` uses torch's generator.
+        outputs: 2 also returns where the elements stay.
     """
 
-    def __init__(self, *, seed: int | None = None) -> None:
+    def __init__(self, *, seed: int | None = None, outputs: int = 1) -> None:
         super().__init__()
         self.seed = seed
+        self.outputs = outputs
 
-    def forward(self, data: Tensor, ratio: float = 0.5, training_mode: bool = False) -> Tensor:
+    def forward(self, data: Tensor, ratio: float = 0.5, training_mode: bool = False) -> Any:
         """Returns data, with dropout while the module trains."""
-        result: Tensor = dropout(data, ratio, training_mode or self.training)
-        return result
+        seed = None if self.training else self.seed
+        return dropout(data, ratio, training_mode or self.training, seed=seed, outputs=self.outputs)
 
     def onnx_attributes(self) -> dict[str, Any]:
         """Returns seed, where the file had one; ratio and training_mode are inputs."""

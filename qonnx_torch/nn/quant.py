@@ -41,6 +41,7 @@ class Quant(Quantizer):
     """
 
     parameter_names = ("scale", "zero_point", "bit_width")
+    learnable = ("zero_point", "bit_width")
 
     def __init__(
         self,

@@ -41,6 +41,7 @@ class Quantizer(nn.Module):
     """
 
     parameter_names: ClassVar[tuple[str, ...]] = ()
+    learnable: ClassVar[tuple[str, ...]] = ()  # what beside the scale `train_parameters` can make a parameter
     gradients: ClassVar[tuple[str, ...]] = GRADIENTS  # the names that its `gradient` may have
     statistic: ClassVar[Statistic] = "max"  # what a scale of the kind `statistics` follows
     switchable: ClassVar[bool] = True  # whether the float tensor can stand in for the quantized one
@@ -212,7 +213,8 @@ class Quantizer(nn.Module):
         if isinstance(training, StatisticsScale) and training.following:
             current = self.current_parameters()
             with torch.no_grad():
-                self.current_tensor("scale").copy_(training(x, self._owned_threshold(current)))
+                scale = training(self.aligned(x), self._owned_threshold(current))
+                self.current_tensor("scale").copy_(scale)
 
     def freeze(self) -> None:
         """Stops what is learned where it stands: no gradients, and a scale of statistics follows no more."""
@@ -260,6 +262,10 @@ class Quantizer(nn.Module):
             )
 
     # -- what it computes --------------------------------------------------------------------------
+
+    def aligned(self, x: Tensor) -> Tensor:
+        """Returns x in the shape to which the parameters broadcast: its own, unless they are per block."""
+        return x
 
     def _run(self, x: Tensor, *given: Tensor | None) -> Tensor:
         """Returns x quantized with the parameters owned and given, unless switched off."""

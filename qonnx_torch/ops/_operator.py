@@ -16,6 +16,9 @@ __all__ = ["as_python", "as_tensor", "is_shape_value", "operator"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+retracing: list[Any] = []
+"""The tracers that trace a graph of this project again: every operator is a node, also one without inputs."""
+
 _SHAPE_TYPES = (int, float, bool, tuple, list, torch.SymInt, torch.SymFloat, torch.SymBool)
 
 
@@ -139,8 +142,9 @@ def operator(
         @functools.wraps(function)
         def wrapper(*args: Any, **kwargs: Any) -> Any:
             proxy = _any_proxy(args, kwargs)
-            if proxy is not None:
-                return proxy.tracer.create_proxy("call_function", wrapper, args, kwargs)
+            if proxy is not None or retracing:
+                tracer = retracing[-1] if proxy is None else proxy.tracer
+                return tracer.create_proxy("call_function", wrapper, args, kwargs)
             if static or (tensors_only and any(is_shape_value(a) for a in args)):
                 args = convert(args)
             return function(*args, **kwargs)

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from qonnx_torch.ops._integers import whole
 from qonnx_torch.ops._operator import operator
 
 __all__: list[str] = []
@@ -34,6 +35,8 @@ def p_relu_per_channel(X: Tensor, slope: Tensor) -> Tensor:
 @operator("PRelu", since_version=7)
 def p_relu(X: Tensor, slope: Tensor) -> Tensor:
     """Returns X where X >= 0, else slope * X, slope broadcastable to X. Source: ONNX PRelu-16."""
+    if X.dtype in (torch.uint32, torch.uint64):
+        return X.expand(torch.broadcast_shapes(X.shape, slope.shape))
     return torch.where(X < 0, slope * X, X)
 
 
@@ -43,18 +46,32 @@ def elu(X: Tensor, *, alpha: float = 1.0) -> Tensor:
     return F.elu(X, alpha)
 
 
+@operator("Celu", since_version=12)
+def celu(X: Tensor, *, alpha: float = 1.0) -> Tensor:
+    """Returns max(0, X) + min(0, alpha * (exp(X / alpha) - 1)). Source: ONNX Celu-28."""
+    return F.celu(X, alpha)
+
+
 @operator("Selu")
 def selu(
     X: Tensor, *, alpha: float = 1.67326319217681884765625, gamma: float = 1.05070102214813232421875
 ) -> Tensor:
     """Returns gamma * X where X > 0, else gamma * (alpha * exp(X) - alpha). Source: ONNX Selu-6."""
-    return gamma * torch.where(X > 0, X, alpha * torch.exp(X) - alpha)
+    return gamma * torch.where(X > 0, X, alpha * torch.exp(X.clamp(max=0)) - alpha)
 
 
 @operator("ThresholdedRelu")
 def thresholded_relu(X: Tensor, *, alpha: float = 1.0) -> Tensor:
     """Returns X where X > alpha, else 0. Source: ONNX ThresholdedRelu-10."""
-    return torch.where(alpha < X, X, torch.zeros_like(X))
+    return torch.where(alpha < X, X, 0)
+
+
+@operator("Shrink", since_version=9)
+def shrink(input: Tensor, *, bias: float = 0.0, lambd: float = 0.5) -> Tensor:
+    """Returns x + bias where x < -lambd, x - bias where x > lambd, else 0. Source: ONNX Shrink-9."""
+    x = input if input.is_floating_point() else whole(input).to(torch.float64)
+    y = torch.where(x < -lambd, x + bias, torch.where(x > lambd, x - bias, 0))
+    return y.to(input.dtype)
 
 
 @operator("Sigmoid")
@@ -84,7 +101,7 @@ def tanh(input: Tensor) -> Tensor:
 @operator("Softplus")
 def softplus(X: Tensor) -> Tensor:
     """Returns log(1 + exp(X)). Source: ONNX Softplus-1."""
-    return F.softplus(X)
+    return F.softplus(X, threshold=40)  # beyond 40, where torch returns X, float64 has no digit left
 
 
 @operator("Softsign")
@@ -99,6 +116,24 @@ def gelu(X: Tensor, *, approximate: str = "none") -> Tensor:
     return F.gelu(X, approximate=approximate)
 
 
+@operator("Mish", since_version=18)
+def mish(X: Tensor) -> Tensor:
+    """Returns X * tanh(log(1 + exp(X))). Source: ONNX Mish-22."""
+    return F.mish(X)
+
+
+@operator("Swish", since_version=24)
+def swish(X: Tensor, *, alpha: float = 1.0) -> Tensor:
+    """Returns X / (1 + exp(-alpha * X)). Source: ONNX Swish-24."""
+    return X * torch.sigmoid(alpha * X)
+
+
+@operator("SwiGLU", since_version=28)
+def swi_glu(A: Tensor, B: Tensor, *, alpha: float = 1.0) -> Tensor:
+    """Returns swish(A) * B, of one shape. Source: ONNX SwiGLU-28."""
+    return A * torch.sigmoid(alpha * A) * B
+
+
 @operator("Softmax", since_version=13)
 def softmax(input: Tensor, *, axis: int = -1) -> Tensor:
     """Returns exp(x) / sum(exp(x)) along an axis. Source: ONNX Softmax-13."""
@@ -109,6 +144,13 @@ def softmax(input: Tensor, *, axis: int = -1) -> Tensor:
 def log_softmax(input: Tensor, *, axis: int = -1) -> Tensor:
     """Returns the logarithm of `softmax`. Source: ONNX LogSoftmax-13."""
     return torch.log_softmax(input, axis)
+
+
+@operator("Hardmax", since_version=13)
+def hardmax(input: Tensor, *, axis: int = -1) -> Tensor:
+    """Returns 1 at the first maximum along an axis, 0 elsewhere. Source: ONNX Hardmax-13."""
+    first = input.argmax(axis, keepdim=True)
+    return torch.zeros_like(input).scatter(axis, first, 1)
 
 
 def _as_matrix(x: Tensor, axis: int) -> Tensor:
@@ -126,3 +168,9 @@ def softmax_coerced(input: Tensor, *, axis: int = 1) -> Tensor:
 def log_softmax_coerced(input: Tensor, *, axis: int = 1) -> Tensor:
     """Returns the logarithm of `softmax_coerced`. Source: ONNX LogSoftmax-11."""
     return torch.log_softmax(_as_matrix(input, axis), -1).reshape(input.shape)
+
+
+@operator("Hardmax", since_version=1)
+def hardmax_coerced(input: Tensor, *, axis: int = 1) -> Tensor:
+    """Returns 1 at the first maximum over all dimensions from `axis` on, else 0. Source: ONNX Hardmax-11."""
+    return hardmax(_as_matrix(input, axis), axis=-1).reshape(input.shape)

@@ -7,20 +7,30 @@ strides and the like belong to the spatial dimensions. A Conv's weight is (M, k1
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any
 
 from qonnx_torch.ops._operator import operator
-from qonnx_torch.ops.linear import conv
+from qonnx_torch.ops.convolution import conv
 from qonnx_torch.ops.normalization import batch_normalization
 from qonnx_torch.ops.pool import max_pool
 from qonnx_torch.registry import CHANNELS_LAST_DOMAIN
 
-__all__ = ["batch_normalization_channels_last", "conv_channels_last", "max_pool_channels_last"]
+__all__ = [
+    "batch_normalization_channels_last",
+    "channels_last",
+    "conv_channels_last",
+    "max_pool_channels_last",
+]
 
 
-def _channels_last(function: Callable[..., Any], moved: int = 1) -> Callable[..., Any]:
-    """Returns an operator function on channels-last data: its first `moved` inputs and first output move."""
+def channels_last(function: Callable[..., Any], name: str, module: str, moved: int = 1) -> Callable[..., Any]:
+    """Returns an operator function on channels-last data: its first `moved` inputs and first output move.
+
+    It has no optional outputs, which would count in the other layout. Generated code finds it by its name in
+    its module.
+    """
 
     @functools.wraps(function)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
@@ -30,13 +40,20 @@ def _channels_last(function: Callable[..., Any], moved: int = 1) -> Callable[...
             return (result[0].movedim(1, -1), *result[1:])
         return result.movedim(1, -1)
 
-    wrapper.__name__ = wrapper.__qualname__ = f"{function.__name__}_channels_last"
-    wrapper.__module__ = __name__  # where generated code finds it
+    signature = inspect.signature(function)
+    parameters = [p for n, p in signature.parameters.items() if n != "outputs"]
+    wrapper.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    wrapper.__name__ = wrapper.__qualname__ = name
+    wrapper.__module__ = module
     return wrapper
 
 
-conv_channels_last = operator("Conv", domain=CHANNELS_LAST_DOMAIN)(_channels_last(conv, moved=2))
-max_pool_channels_last = operator("MaxPool", domain=CHANNELS_LAST_DOMAIN)(_channels_last(max_pool))
+conv_channels_last = operator("Conv", domain=CHANNELS_LAST_DOMAIN)(
+    channels_last(conv, "conv_channels_last", __name__, moved=2)
+)
+max_pool_channels_last = operator("MaxPool", domain=CHANNELS_LAST_DOMAIN)(
+    channels_last(max_pool, "max_pool_channels_last", __name__)
+)
 batch_normalization_channels_last = operator(
     "BatchNormalization", domain=CHANNELS_LAST_DOMAIN, python_only=("update_statistics",)
-)(_channels_last(batch_normalization))
+)(channels_last(batch_normalization, "batch_normalization_channels_last", __name__))

@@ -16,14 +16,18 @@ import torch
 from torch import Tensor
 
 from qonnx_torch.ops.bipolar import bipolar_quant
+from qonnx_torch.ops.blocks import plain_cpu
 from qonnx_torch.ops.compilation import tag_compile_caches
 from qonnx_torch.ops.minifloat import float_quant
 from qonnx_torch.ops.numerics import integer_bounds
 from qonnx_torch.ops.rounding import straight_through
 from qonnx_torch.ops.truncation import trunc, trunc_v1
 from qonnx_torch.ops.uniform import uniform_quant
+from qonnx_torch.ops.uniform_onnx import quantize_dequantize_linear
 
-__all__ = ["IMPLEMENTATIONS", "integer_bounds"]
+__all__ = ["IMPLEMENTATIONS", "TensorLike", "implementation", "integer_bounds", "parameter"]
+
+TensorLike = Tensor | float | int
 
 
 def _multi_threshold(
@@ -43,6 +47,8 @@ _UNIFORM = "bool signed, bool narrow, str rounding_mode"
 _SCHEMAS: dict[str, Callable[..., Tensor]] = {
     f"quant(Tensor x, Tensor scale, Tensor zero_point, Tensor bit_width, *, {_UNIFORM}, "
     "bool? one_bit, str gradient='ste', SymInt? elements=None) -> Tensor": uniform_quant,
+    "quantize_dequantize_linear(Tensor x, Tensor scale, Tensor zero_point, *, int low, int high, "
+    "str gradient='ste', SymInt? elements=None) -> Tensor": quantize_dequantize_linear,
     "bipolar_quant(Tensor x, Tensor scale, *, str gradient='pass') -> Tensor": bipolar_quant,
     "trunc(Tensor x, Tensor scale, Tensor zero_point, Tensor input_bit_width, Tensor output_scale, "
     f"Tensor output_bit_width, *, {_UNIFORM}, str gradient='ste') -> Tensor": trunc,
@@ -69,3 +75,16 @@ for _schema, _implementation in _SCHEMAS.items():
     _LIBRARY.impl(_name, _implementation, "FuncTorchBatchedDecomposition")
 
 tag_compile_caches()
+
+
+def implementation(name: str, x: Tensor) -> Callable[..., Tensor]:
+    """Returns an operator, or what it consists of where nothing looks on: torch need not dispatch it then."""
+    found: Callable[..., Tensor] = (
+        IMPLEMENTATIONS[name] if plain_cpu(x) else getattr(torch.ops.qonnx_torch, name)
+    )
+    return found
+
+
+def parameter(value: TensorLike, x: Tensor) -> Tensor:
+    """Returns a quantizer parameter as a tensor on x's device; a Python number becomes 0-d float32."""
+    return value if isinstance(value, Tensor) else torch.tensor(float(value), device=x.device)

@@ -5,7 +5,6 @@ The functions resolve their arguments and call the operators of `qonnx_torch.ops
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -13,28 +12,12 @@ from torch import Tensor
 
 from qonnx_torch.errors import InvalidModelError
 from qonnx_torch.ops._operator import as_tensor, operator
-from qonnx_torch.ops.blocks import plain_cpu
 from qonnx_torch.ops.gradients import FLOAT_GRADIENTS, TRUNC_GRADIENTS, Gradient, resolve_gradient
-from qonnx_torch.ops.library import IMPLEMENTATIONS, integer_bounds
+from qonnx_torch.ops.library import TensorLike, implementation, integer_bounds, parameter
 from qonnx_torch.ops.rounding import resolve_rounding_mode
 from qonnx_torch.registry import QONNX_DOMAIN, REGISTRY
 
 __all__ = ["bipolar_quant", "float_quant", "integer_bounds", "multi_threshold", "quant", "trunc", "trunc_v1"]
-
-TensorLike = Tensor | float | int
-
-
-def _implementation(name: str, x: Tensor) -> Callable[..., Tensor]:
-    """Returns an operator, or what it consists of where nothing looks on: torch need not dispatch it then."""
-    found: Callable[..., Tensor] = (
-        IMPLEMENTATIONS[name] if plain_cpu(x) else getattr(torch.ops.qonnx_torch, name)
-    )
-    return found
-
-
-def _parameter(value: TensorLike, x: Tensor) -> Tensor:
-    """Returns a quantizer parameter as a tensor on x's device; a Python number becomes 0-d float32."""
-    return value if isinstance(value, Tensor) else torch.tensor(float(value), device=x.device)
 
 
 @operator(
@@ -90,11 +73,11 @@ def quant(
     """
     if one_bit is None and not isinstance(bit_width, Tensor):
         one_bit = bit_width == 1
-    result: Tensor = _implementation("quant", x)(
+    result: Tensor = implementation("quant", x)(
         x,
-        _parameter(scale, x),
-        _parameter(zero_point, x),
-        _parameter(bit_width, x),
+        parameter(scale, x),
+        parameter(zero_point, x),
+        parameter(bit_width, x),
         signed=bool(signed),
         narrow=bool(narrow),
         rounding_mode=resolve_rounding_mode(rounding_mode),
@@ -130,8 +113,8 @@ def bipolar_quant(x: Tensor, scale: TensorLike, *, gradient: Gradient = "pass") 
     >>> bipolar_quant(torch.tensor([-0.0, 0.1, -0.1]), 0.5)
     tensor([ 0.5000,  0.5000, -0.5000])
     """
-    result: Tensor = _implementation("bipolar_quant", x)(
-        x, _parameter(scale, x), gradient=resolve_gradient(gradient)
+    result: Tensor = implementation("bipolar_quant", x)(
+        x, parameter(scale, x), gradient=resolve_gradient(gradient)
     )
     return result
 
@@ -179,9 +162,9 @@ def trunc(
     >>> trunc(torch.tensor([1.0, 6.0, 7.0, -1.0]), 1.0, 0.0, 8, 4.0, 6)
     tensor([ 0.,  4.,  4., -4.])
     """
-    result: Tensor = _implementation("trunc", x)(
+    result: Tensor = implementation("trunc", x)(
         x,
-        *(_parameter(p, x) for p in (scale, zero_point, input_bit_width, output_scale, output_bit_width)),
+        *(parameter(p, x) for p in (scale, zero_point, input_bit_width, output_scale, output_bit_width)),
         signed=bool(signed),
         narrow=bool(narrow),
         rounding_mode=resolve_rounding_mode(rounding_mode),
@@ -228,9 +211,9 @@ def trunc_v1(
     tensor([-0.7500])
     """
     resolve_gradient(gradient, "Trunc", TRUNC_GRADIENTS)
-    result: Tensor = _implementation("trunc_v1", x)(
+    result: Tensor = implementation("trunc_v1", x)(
         x,
-        *(_parameter(p, x) for p in (scale, zero_point, input_bit_width, output_bit_width)),
+        *(parameter(p, x) for p in (scale, zero_point, input_bit_width, output_bit_width)),
         rounding_mode=resolve_rounding_mode(rounding_mode),
     )
     return result
@@ -294,9 +277,9 @@ def float_quant(
         raise InvalidModelError(
             "FloatQuant without saturation needs a value for overflow: set has_inf or has_nan, or saturation"
         )
-    result: Tensor = _implementation("float_quant", x)(
+    result: Tensor = implementation("float_quant", x)(
         x,
-        *(_parameter(p, x) for p in (scale, exponent_bit_width, mantissa_bit_width, exponent_bias, max_val)),
+        *(parameter(p, x) for p in (scale, exponent_bit_width, mantissa_bit_width, exponent_bias, max_val)),
         has_inf=bool(has_inf),
         has_nan=bool(has_nan),
         saturation=bool(saturation),

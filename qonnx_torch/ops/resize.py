@@ -2,63 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from qonnx_torch.errors import InvalidModelError, UnsupportedModelError
+from qonnx_torch.errors import InvalidModelError
+from qonnx_torch.ops._interpolation import resize_coordinates, resize_taps
 from qonnx_torch.ops._operator import operator
+from qonnx_torch.ops._precision import wide
 
 __all__: list[str] = []
-
-_NEAREST: dict[str, Callable[[Tensor], Tensor]] = {
-    "floor": torch.floor,
-    "ceil": torch.ceil,
-    "round_prefer_floor": lambda x: torch.ceil(x - 0.5),
-    "round_prefer_ceil": lambda x: torch.floor(x + 0.5),
-}
-
-
-def _coordinates(length: int, new_length: int, scale: float, mode: str) -> Tensor:
-    """Returns the source coordinate of each of the new elements, in float32 as onnxruntime computes it."""
-    x = torch.arange(new_length, dtype=torch.float32)
-    if mode == "asymmetric":
-        return x / scale
-    if mode == "align_corners":
-        return x * (length - 1) / (new_length - 1) if new_length > 1 else torch.zeros_like(x)
-    if mode == "half_pixel":
-        return (x + 0.5) / scale - 0.5
-    if mode == "pytorch_half_pixel":
-        return (x + 0.5) / scale - 0.5 if new_length > 1 else torch.zeros_like(x)
-    if mode == "half_pixel_symmetric":
-        adjustment = new_length / (scale * length)
-        return length / 2 * (1 - adjustment) + (x + 0.5) / scale - 0.5
-    raise UnsupportedModelError(f"Resize: coordinate_transformation_mode {mode!r} is not supported")
-
-
-def _taps(
-    position: Tensor, mode: str, nearest_mode: str, cubic_coeff_a: float
-) -> list[tuple[Tensor, Tensor]]:
-    """Returns (index, weight) pairs whose weighted sum is the interpolation at each position."""
-    if mode == "nearest":
-        return [(_NEAREST[nearest_mode](position), torch.ones_like(position))]
-    base = torch.floor(position)
-    t = position - base
-    if mode == "linear":
-        return [(base, 1 - t), (base + 1, t)]
-    if mode != "cubic":
-        raise InvalidModelError(f"Resize: mode {mode!r} does not exist")
-    a = cubic_coeff_a
-
-    def near(d: Tensor) -> Tensor:
-        return ((a + 2) * d - (a + 3)) * d * d + 1
-
-    def far(d: Tensor) -> Tensor:
-        return ((a * d - 5 * a) * d + 8 * a) * d - 4 * a
-
-    return [(base - 1, far(t + 1)), (base, near(t)), (base + 1, near(1 - t)), (base + 2, far(2 - t))]
 
 
 @operator("Resize", static=("roi", "scales", "sizes"))
@@ -81,50 +38,105 @@ def resize(
     """Returns X resized along its axes.
 
     Args:
-        X: any shape.
-        roi: only for tf_crop_and_resize, which is not supported.
-        scales: one factor per axis; the new length is floor(length * factor).
+        X: any shape; of integers linear and cubic round to the nearest and saturate.
+        roi: starts, then ends, as shares of the lengths; only for tf_crop_and_resize.
+        scales: one factor per axis; the new length is floor(length * factor), as the references have it also
+            where a region is cropped.
         sizes: the new lengths, instead of scales.
-        antialias: not supported.
-        axes: which axes scales or sizes are for; all where absent.
+        antialias: 1: linear and cubic, where they shrink, mix everything that a new element covers.
+        axes: which axes roi, scales and sizes are for; all where absent.
         coordinate_transformation_mode: how a new index maps to an old coordinate.
         cubic_coeff_a: coefficient of the cubic kernel.
         exclude_outside: weights outside the tensor become 0 and the others are scaled up.
-        extrapolation_value: only for tf_crop_and_resize.
-        keep_aspect_ratio_policy: only `stretch` is supported.
+        extrapolation_value: what tf_crop_and_resize gives outside the tensor.
+        keep_aspect_ratio_policy: stretch, or one factor for all axes with which none becomes larger
+            (not_larger) or smaller (not_smaller) than sizes say.
         mode: nearest, linear or cubic.
         nearest_mode: how nearest rounds a coordinate.
 
-    Raises: UnsupportedModelError for what is named above. Source: ONNX Resize-19.
+    Raises: InvalidModelError where inputs or attributes do not fit. Source: ONNX Resize-19.
     """
-    if antialias or keep_aspect_ratio_policy != "stretch":
-        raise UnsupportedModelError("Resize: antialias and keep_aspect_ratio_policy are not supported")
     dims = [a % X.dim() for a in axes] if axes is not None else list(range(X.dim()))
-    lengths = [X.shape[d] for d in dims]
-    if sizes:
-        new = list(sizes)
-        factors = [n / o for n, o in zip(new, lengths, strict=True)]
-    elif scales:
-        factors = [float(s) for s in scales]
-        new = [o if s == 1.0 else math.floor(o * s) for o, s in zip(lengths, factors, strict=True)]
-    else:
-        raise InvalidModelError("Resize needs scales or sizes")
-    for dim, old, length, factor in zip(dims, lengths, new, factors, strict=True):
-        if factor == 1.0:
+    crops = coordinate_transformation_mode == "tf_crop_and_resize"
+    regions = _regions(roi, len(dims)) if crops else [(0.0, 1.0)] * len(dims)
+    factors, lengths = _targets([X.shape[d] for d in dims], scales, sizes, keep_aspect_ratio_policy)
+    integers = not (X.is_floating_point() or X.is_complex())
+    x = X if mode == "nearest" else X.to(torch.float64 if integers else wide(X.dtype))
+    like = x.new_empty(0, dtype=torch.float32) if mode == "nearest" or x.is_complex() else x.new_empty(0)
+    for dim, length, factor, region in zip(dims, lengths, factors, regions, strict=True):
+        old = x.shape[dim]
+        if factor == 1.0 and region == (0.0, 1.0):
             continue
-        position = _coordinates(old, length, factor, coordinate_transformation_mode)
-        taps = _taps(position, mode, nearest_mode, cubic_coeff_a)
-        if exclude_outside:
+        position = resize_coordinates(old, length, factor, coordinate_transformation_mode, region, like)
+        taps = resize_taps(position, mode, nearest_mode, cubic_coeff_a, factor, antialias)
+        if exclude_outside and mode != "nearest":
             taps = [(i, w * ((i >= 0) & (i < old))) for i, w in taps]
             total = torch.stack([w for _, w in taps]).sum(0)
             taps = [(i, w / total) for i, w in taps]
-        pieces = []
-        for index, weight in taps:
-            piece = X.index_select(dim, index.clamp(0, old - 1).to(torch.int64).to(X.device))
-            if mode != "nearest":
-                view = [1] * X.dim()
-                view[dim] = length
-                piece = piece * weight.to(X.dtype).to(X.device).reshape(view)
-            pieces.append(piece)
-        X = pieces[0] if len(pieces) == 1 else torch.stack(pieces).sum(0)
-    return X
+        x = _mix(x, dim, taps, weighted=mode != "nearest")
+        if crops:
+            outside = ((position < 0) | (position > old - 1)).reshape(-1, *[1] * (x.dim() - 1 - dim))
+            x = torch.where(outside, torch.full_like(outside, extrapolation_value, dtype=x.dtype), x)
+    if integers and mode != "nearest":
+        limits = torch.iinfo(X.dtype)
+        x = x.round().clamp(limits.min, limits.max)
+    return x.to(X.dtype)
+
+
+def _mix(x: Tensor, dim: int, taps: list[tuple[Tensor, Tensor]], weighted: bool) -> Tensor:
+    """Returns the weighted sum of elements along a dimension; the edge's stand for those outside."""
+    total = None
+    for index, weight in taps:
+        piece = x.index_select(dim, index.clamp(0, x.shape[dim] - 1).to(torch.int64))
+        if weighted:
+            piece = piece * weight.to(x.dtype).reshape(-1, *[1] * (x.dim() - 1 - dim))
+        total = piece if total is None else total + piece
+    assert total is not None
+    return total
+
+
+def _regions(roi: Sequence[float] | None, count: int) -> list[tuple[float, float]]:
+    if not roi or len(roi) != 2 * count:
+        raise InvalidModelError(
+            f"Resize: tf_crop_and_resize of {count} axes needs a roi of {2 * count} values"
+        )
+    return [(float(start), float(end)) for start, end in zip(roi[:count], roi[count:], strict=True)]
+
+
+def _targets(
+    lengths: Sequence[int],
+    scales: Sequence[float] | None,
+    sizes: Sequence[int] | None,
+    policy: str,
+) -> tuple[list[Any], list[int]]:
+    """Returns the factor and the new length of each axis."""
+    given = sizes or scales
+    if not given or len(given) != len(lengths):
+        raise InvalidModelError(
+            f"Resize of {len(lengths)} axes needs as many scales or sizes, not {tuple(given or ())}"
+        )
+    if sizes:
+        factors = [1.0 if n == o else n / o for n, o in zip(sizes, lengths, strict=True)]
+        if policy == "stretch":
+            return factors, list(sizes)
+        if policy not in ("not_larger", "not_smaller"):
+            raise InvalidModelError(f"Resize: keep_aspect_ratio_policy {policy!r} does not exist")
+        bound = torch.sym_min if policy == "not_larger" else torch.sym_max
+        factor = functools.reduce(bound, factors)
+        return [factor] * len(lengths), [math.floor(factor * o + 0.5) for o in lengths]
+    factors = [float(s) for s in scales or ()]
+    return factors, [_scaled(o, s) for o, s in zip(lengths, factors, strict=True)]
+
+
+def _scaled(length: Any, scale: float) -> Any:
+    """Returns floor(length * scale), the product rounded to float32 as onnxruntime computes it.
+
+    So 10 * 0.7, where float32 holds 0.69999999, is 7, as it is in torch.
+    """
+    if scale == 1.0:
+        return length
+    if not isinstance(length, int):
+        return math.floor(length * (scale * (1 + 2**-25)))
+    product = length * scale
+    head = product * (2.0**29 + 1)  # Veltkamp's splitting: what remains of the product has 24 bits
+    return math.floor(head - (head - product))

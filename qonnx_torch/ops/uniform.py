@@ -30,7 +30,7 @@ from qonnx_torch.ops.numerics import integer_bounds, promote, result_dtype, shif
 from qonnx_torch.ops.rounding import ROUNDING_MODES, gradients_flow, straight_through
 from qonnx_torch.ops.uniform_blocks import Bound, Form, Gradients
 
-__all__ = ["composed_quant", "uniform_quant"]
+__all__ = ["bounded_quant", "composed_quant", "uniform_quant"]
 
 
 def uniform_quant(
@@ -64,14 +64,21 @@ def uniform_quant(
     else:
         low, high = integer_bounds(bit_width, signed=signed, narrow=narrow)
 
-    carrier = promote(x, scale)
-    simple = promote(x, scale, zero_point) == carrier and bit_width.dim() <= x.dim()
-    if one_bit is None or not simple or not functions_apply():
+    if one_bit is None or bit_width.dim() > x.dim():
         one = bit_width == 1 if one_bit is None else one_bit
         step = scale if elements is None else scaled_gradient(scale, high, elements)
         return composed_quant(x, step, zero_point, low, high, one, rounding_mode, gradient)
+    return bounded_quant(x, scale, zero_point, low, high, Form(rounding_mode, one_bit, gradient, elements))
 
-    form = Form(rounding_mode, one_bit, gradient, elements)
+
+def bounded_quant(
+    x: Tensor, scale: Tensor, zero_point: Tensor, low: Bound, high: Bound, form: Form
+) -> Tensor:
+    """Returns x quantized to the integers from low to high, which are numbers or broadcast with x."""
+    carrier = promote(x, scale)
+    if promote(x, scale, zero_point) != carrier or not functions_apply():
+        step = scale if form.elements is None else scaled_gradient(scale, high, form.elements)
+        return composed_quant(x, step, zero_point, low, high, form.one_bit, form.rounding_mode, form.gradient)
     arguments = (x, scale.to(carrier), zero_point.to(carrier), low, high, form)
     if torch.is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in arguments):
         result: Tensor = _UniformQuant.apply(*arguments)  # type: ignore[no-untyped-call]
@@ -130,10 +137,14 @@ def composed_quant(
 def _forward(x: Tensor, scale: Tensor, zero_point: Tensor, low: Bound, high: Bound, form: Form) -> Tensor:
     """Returns the quantizer's value, without a gradient, in the dtype of scale and zero_point."""
     x = x.to(scale.dtype)
-    if plain_cpu(x, scale, zero_point):
+    if plain_cpu(x, scale, zero_point) and _are_numbers(low, high):
         return uniform_blocks.forward(x, scale, zero_point, low, high, form)
     y = x / scale + zero_point
     return (_integers(y, low, high, form) - zero_point) * scale
+
+
+def _are_numbers(*bounds: Bound) -> bool:
+    return all(not isinstance(b, Tensor) or b.numel() == 1 for b in bounds)
 
 
 def _integers(y: Tensor, low: Bound, high: Bound, form: Form) -> Tensor:
@@ -170,7 +181,7 @@ class _UniformQuant(torch.autograd.Function):
         x, scale, zero_point, *bounds = ctx.saved_tensors
         low, high = ctx.bounds or bounds
         needs = ctx.needs_input_grad[:5]
-        plain = plain_cpu(grad, scale, zero_point)
+        plain = plain_cpu(grad, scale, zero_point) and _are_numbers(low, high)
         if x is None:
             in_blocks = plain and not torch.is_grad_enabled()
             dx = uniform_blocks.pass_through(grad, scale) if in_blocks else grad * scale / scale

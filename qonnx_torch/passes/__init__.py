@@ -2,6 +2,7 @@
 
 from qonnx_torch.passes.calibration import calibrate, calibrate_quantizer, calibrate_weights
 from qonnx_torch.passes.cost import InferenceCost, inference_cost
+from qonnx_torch.passes.dynamic import dynamic_shapes
 from qonnx_torch.passes.folding import BatchNormalizationFolding, fold_batch_normalization
 from qonnx_torch.passes.inference import fold_for_inference
 from qonnx_torch.passes.quantization import (
@@ -44,6 +45,7 @@ __all__ = [
     "calibrate_weights",
     "configure_training",
     "disable_quantization",
+    "dynamic_shapes",
     "enable_quantization",
     "fold_batch_normalization",
     "fold_for_inference",

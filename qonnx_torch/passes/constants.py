@@ -1,28 +1,44 @@
-"""Values of a graph that depend on no input, such as quantized weights."""
+"""Values of a graph, and of the graphs in it, that depend on no input, such as quantized weights."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import torch
-from torch import fx
+from torch import fx, nn
 
-__all__ = ["ConstantValues"]
+from qonnx_torch.nn.subgraphs import SubgraphOperator
+
+__all__ = ["ConstantValues", "graphs_in", "nested_graphs"]
 
 
 class ConstantValues:
-    """Evaluates nodes that depend on parameters only, each once."""
+    """Evaluates nodes that depend on parameters only, each once.
 
-    def __init__(self, module: fx.GraphModule) -> None:
+    Args:
+        module: the graph.
+        given: its inputs that are constant, with what gives their values.
+    """
+
+    def __init__(
+        self, module: fx.GraphModule, given: Mapping[fx.Node, Callable[[], Any]] | None = None
+    ) -> None:
+        self._given = given or {}
         self._interpreter = fx.Interpreter(module, garbage_collect_values=False)
         self._values: dict[fx.Node, Any] = {}
         self._constant: dict[fx.Node, bool] = {}
         for node in module.graph.nodes:
             inputs = node.all_input_nodes
-            self._constant[node] = node.op == "get_attr" or (
-                node.op in ("call_function", "call_module")
-                and bool(inputs)
-                and all(self._constant[i] for i in inputs)
+            self._constant[node] = (
+                node.op == "get_attr"
+                or node in self._given
+                or (
+                    node.op in ("call_function", "call_module")
+                    and bool(inputs)
+                    and all(self._constant[i] for i in inputs)
+                )
             )
 
     def is_constant(self, node: fx.Node) -> bool:
@@ -31,6 +47,8 @@ class ConstantValues:
 
     def value(self, node: fx.Node) -> Any:
         """Returns the value of a constant node."""
+        if node in self._given and node not in self._values:
+            self._values[node] = self._given[node]()
         if node not in self._values:
             for source in node.all_input_nodes:
                 self.value(source)
@@ -38,3 +56,44 @@ class ConstantValues:
             with torch.no_grad():
                 self._values[node] = self._interpreter.run_node(node)
         return self._values[node]
+
+
+def nested_graphs(module: fx.GraphModule) -> Iterator[tuple[str, fx.GraphModule, ConstantValues]]:
+    """Yields a graph and the subgraphs in it, at any depth, each with the prefix of its submodules' names.
+
+    What a subgraph reads from the graph around it is constant where it is so there.
+    """
+    yield from _nested("", module, ConstantValues(module))
+
+
+def graphs_in(module: nn.Module) -> Iterator[tuple[str, fx.GraphModule, ConstantValues]]:
+    """Yields the graphs in any module, itself perhaps, as `nested_graphs` does."""
+    seen: set[nn.Module] = set()
+    for name, submodule in module.named_modules():
+        if isinstance(submodule, fx.GraphModule) and submodule not in seen:
+            for found in _nested(f"{name}." if name else "", submodule, ConstantValues(submodule)):
+                seen.add(found[1])
+                yield found
+
+
+def _nested(
+    prefix: str, module: fx.GraphModule, constants: ConstantValues
+) -> Iterator[tuple[str, fx.GraphModule, ConstantValues]]:
+    yield prefix, module, constants
+    seen: set[str] = set()
+    for node in module.graph.nodes:
+        target = str(node.target)
+        operator = module.get_submodule(target) if node.op == "call_module" else None
+        if not isinstance(operator, SubgraphOperator) or target in seen:
+            continue
+        seen.add(target)
+        captured = operator.split(node.args)[1]
+        for name, graph in operator.subgraphs().items():
+            inputs = [n for n in graph.graph.nodes if n.op == "placeholder"]
+            pairs = zip(inputs[len(inputs) - len(captured) :], captured, strict=True)
+            given = {
+                own: partial(constants.value, outer)
+                for own, outer in pairs
+                if isinstance(outer, fx.Node) and constants.is_constant(outer)
+            }
+            yield from _nested(f"{prefix}{target}.{name}.", graph, ConstantValues(graph, given))

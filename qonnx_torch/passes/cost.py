@@ -18,7 +18,16 @@ from torch import Tensor, fx
 
 import qonnx_torch.nn as qnn
 from qonnx_torch.errors import UnsupportedModelError
-from qonnx_torch.ops import channels_last, convolution, indexing, linear, movement, pool, shape
+from qonnx_torch.ops import (
+    channels_last,
+    convolution,
+    indexing,
+    linear,
+    movement,
+    pool,
+    qonnx_layers,
+    shape,
+)
 from qonnx_torch.ops.elementwise import identity
 from qonnx_torch.passes.constants import ConstantValues
 from qonnx_torch.passes.shapes import FakeInterpreter, declared_inputs, propagate
@@ -299,6 +308,9 @@ _SAME_TYPE = frozenset(
         identity,
         pool.max_pool,
         channels_last.max_pool_channels_last,
+        qonnx_layers.max_pool_nhwc,
+        qonnx_layers.im2col,
+        qonnx_layers.debug_marker,
         shape.flatten,
         shape.reshape,
         movement.transpose,

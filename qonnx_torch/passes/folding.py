@@ -20,9 +20,12 @@ from torch import Tensor, fx, nn
 import qonnx_torch.nn as qnn
 from qonnx_torch.errors import QonnxTorchError, UnsupportedModelError
 from qonnx_torch.nn.scales import StatisticsScale
+from qonnx_torch.ops.convolution import conv, conv_transpose
 from qonnx_torch.ops.elementwise import add
-from qonnx_torch.ops.linear import conv, conv_transpose, gemm, mat_mul
-from qonnx_torch.ops.shape import transpose, unsqueeze
+from qonnx_torch.ops.linear import gemm, mat_mul
+from qonnx_torch.ops.movement import transpose
+from qonnx_torch.ops.shape import unsqueeze
+from qonnx_torch.passes.constants import nested_graphs
 from qonnx_torch.passes.shapes import infer_shapes
 from qonnx_torch.passes.tensors import TensorTable
 from qonnx_torch.passes.training import update_statistics
@@ -64,7 +67,7 @@ def fold_batch_normalization(module: fx.GraphModule) -> BatchNormalizationFoldin
     shared, computed or, for the bias, quantized; where the quantized weights could not stay the same: a
     negative f needs a range that is symmetric about 0 (or no weight at the odd end), a learned power of two
     cannot become any value, and neither can one scale that follows the whole weight, which
-    `freeze_quantizers` makes an ordinary one.
+    `freeze_quantizers` makes an ordinary one. So is one in a subgraph (the branch of an If).
 
     Args:
         module: a graph with BatchNormalization modules. For MatMul the input shapes must be known.
@@ -73,9 +76,13 @@ def fold_batch_normalization(module: fx.GraphModule) -> BatchNormalizationFoldin
         What was folded, and what was kept and why.
     """
     update_statistics(module)
+    kept: dict[str, str] = {}
+    for prefix, graph, _ in list(nested_graphs(module))[1:]:
+        for name, submodule in graph.named_modules():
+            if isinstance(submodule, qnn.BatchNormalization) and prefix + name not in kept:
+                kept[prefix + name] = "it is in a subgraph"
     pairs = [(n, module.get_submodule(str(n.target))) for n in module.graph.nodes if n.op == "call_module"]
     folded: list[str] = []
-    kept: dict[str, str] = {}
     ranks = _ranks(module) if any(n.target is mat_mul for n in module.graph.nodes) else {}
     try:
         for node, normalization in pairs:

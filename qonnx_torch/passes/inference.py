@@ -9,8 +9,8 @@ from torch import Tensor, fx, nn
 
 import qonnx_torch.nn as qnn
 from qonnx_torch.errors import QonnxTorchError
-from qonnx_torch.ops.shape import transpose
-from qonnx_torch.passes.constants import ConstantValues
+from qonnx_torch.ops.movement import transpose
+from qonnx_torch.passes.constants import ConstantValues, nested_graphs
 from qonnx_torch.passes.tensors import TensorTable
 from qonnx_torch.passes.training import update_statistics
 
@@ -19,6 +19,8 @@ __all__ = ["fold_for_inference"]
 
 def fold_for_inference(module: fx.GraphModule) -> fx.GraphModule:
     """Returns a copy that quantizes weights and biases once, and computes the same as the module in `eval()`.
+
+    Also in subgraphs (the branches of an If, the body of a Loop):
 
     1. Every tensor that depends on parameters only becomes a buffer, named after the node that gave it.
     2. What quantizers learn (a threshold, a logarithm) becomes the plain scale it stands for; quantizers
@@ -37,14 +39,16 @@ def fold_for_inference(module: fx.GraphModule) -> fx.GraphModule:
         )
     folded = copy.deepcopy(module).eval()
     update_statistics(folded)
-    _take_out_switched_off(folded)
-    _fold_constants(folded)
+    for _, graph, _ in list(nested_graphs(folded)):
+        _take_out_switched_off(graph)
+    for _, graph, constants in reversed(list(nested_graphs(folded))):  # a subgraph asks the graph around it
+        _fold_constants(graph, constants)
+        graph.graph.lint()
+        graph.recompile()
     for submodule in folded.modules():
         if isinstance(submodule, qnn.Quantizer):
             submodule.train_parameters()  # nothing
     _make_buffers(folded)
-    folded.graph.lint()
-    folded.recompile()
     return folded
 
 
@@ -63,10 +67,10 @@ def _take_out_switched_off(module: fx.GraphModule) -> None:
     module.delete_all_unused_submodules()
 
 
-def _fold_constants(module: fx.GraphModule) -> None:
-    constants = ConstantValues(module)
+def _fold_constants(module: fx.GraphModule, constants: ConstantValues) -> None:
     tensors = TensorTable(module)
-    inner = [n for n in module.graph.nodes if n.op != "get_attr" and constants.is_constant(n)]
+    given = ("get_attr", "placeholder")
+    inner = [n for n in module.graph.nodes if n.op not in given and constants.is_constant(n)]
     # A transpose in front of a product stays, since it is only a view: as a tensor of its own it would make
     # torch choose another kernel, whose rounding differs.
     views: set[fx.Node] = set()

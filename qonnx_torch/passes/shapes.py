@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from onnx import ModelProto
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
     DynamicOutputShapeException,
     FakeTensorMode,
 )
 
-from qonnx_torch.dtypes import torch_dtype
+from qonnx_torch.dtypes import element_type_of, torch_dtype
+from qonnx_torch.element_types import ElementTypes
 from qonnx_torch.errors import UnsupportedModelError
+from qonnx_torch.nn.subgraphs import SubgraphOperator
 from qonnx_torch.ops import as_tensor, is_shape_value
+from qonnx_torch.passes.value_types import value_types
 from qonnx_torch.provenance import provenance_of, value_names
+from qonnx_torch.registry import REGISTRY
 
 __all__ = [
     "DataDependentShapeError",
@@ -73,6 +77,9 @@ def declared_inputs(module: fx.GraphModule) -> list[InputSpec] | None:
     for value in model.graph.input:
         if value.name in constants:
             continue
+        if not value.type.HasField("tensor_type"):  # a sequence or an optional
+            specs.append(InputSpec(value.name, None, torch_dtype(element_type_of(value.type) or 1)))
+            continue
         tensor = value.type.tensor_type
         dims: tuple[Dim, ...] | None = None
         if tensor.HasField("shape"):
@@ -87,6 +94,12 @@ def declared_inputs(module: fx.GraphModule) -> list[InputSpec] | None:
 class FakeInterpreter(fx.Interpreter):
     """Runs a module on fake tensors and keeps what each node gives.
 
+    Attributes:
+        results: node -> what it gave.
+        varying: node -> the axes along which its sizes changed while its graph ran several times.
+        subgraphs: graph in the module, at any depth -> what its nodes gave when it first ran. A graph that
+            did not run (the other branch) is tried; what cannot be inferred of it is left out.
+
     Raises:
         UnsupportedModelError: a node cannot be inferred; the message names it.
     """
@@ -95,21 +108,91 @@ class FakeInterpreter(fx.Interpreter):
         super().__init__(module, garbage_collect_values=False)
         self.extra_traceback = False  # fx would add the node's code and advice on its own tools to messages
         self.results: dict[fx.Node, Any] = {}
+        self.varying: dict[fx.Node, set[int]] = {}
+        self.subgraphs: dict[fx.GraphModule, FakeInterpreter] = {}
+
+    def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Calls a module; looks into the subgraphs of one that has them."""
+        module = self.fetch_attr(target)
+        if not isinstance(module, SubgraphOperator):
+            return super().call_module(target, args, kwargs)
+        graphs = module.subgraphs()
+        with _replaced(module, {name: _Watched(graph, self) for name, graph in graphs.items()}):
+            result = super().call_module(target, args, kwargs)
+            for name, graph in graphs.items():
+                if graph not in self.subgraphs:
+                    with suppress(Exception):  # it did not run: whatever it lacks, nobody asked for it
+                        getattr(module, name)(*module.example_arguments(*args)[name])
+        return result
 
     def run_node(self, n: fx.Node) -> Any:
         """Runs one node and records its result."""
         try:
             result = super().run_node(n)
         except Exception as error:
+            if isinstance(error, UnsupportedModelError) and str(error).startswith(_NOT_INFERRED):
+                raise  # of a node in a subgraph
             origin = n.meta.get("onnx")
             name = f"{origin.name or origin.outputs[0]!r} ({origin.op_type})" if origin else n.name
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             depends = isinstance(error, (DataDependentOutputException, DynamicOutputShapeException))
             reason = "it depends on data" if depends else reason
             kind = DataDependentShapeError if depends else UnsupportedModelError
-            raise kind(f"the shape of node {name} cannot be inferred: {reason}") from error
+            raise kind(f"{_NOT_INFERRED}{name} cannot be inferred: {reason}") from error
         self.results[n] = result
         return result
+
+
+_NOT_INFERRED = "the shape of node "
+
+
+class _Watched(nn.Module):
+    """Stands for a subgraph, and tells an interpreter what its nodes give."""
+
+    def __init__(self, graph: fx.GraphModule, interpreter: FakeInterpreter) -> None:
+        super().__init__()
+        self.graph = graph
+        self.interpreter = interpreter
+
+    def forward(self, *args: Any) -> Any:
+        inner = FakeInterpreter(self.graph)
+        try:
+            return inner.run(*args)
+        finally:
+            for graph, run in ((self.graph, inner), *inner.subgraphs.items()):
+                first = self.interpreter.subgraphs.setdefault(graph, run)
+                if first is not run:
+                    _merge(first, run)
+
+
+def _merge(first: FakeInterpreter, later: FakeInterpreter) -> None:
+    """Notes in one run of a graph what another gave in other shapes; a value of another rank is left out."""
+    for node, value in later.results.items():
+        known = first.results.get(node)
+        if isinstance(value, Tensor) and isinstance(known, Tensor) and value.dim() == known.dim():
+            axes = {i for i, (a, b) in enumerate(zip(known.shape, value.shape, strict=True)) if a != b}
+            if axes:
+                first.varying.setdefault(node, set()).update(axes)
+        elif _sizes_in(known) != _sizes_in(value):
+            first.results.pop(node, None)
+
+
+def _sizes_in(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return tuple(value.shape)
+    return tuple(map(_sizes_in, value)) if isinstance(value, (tuple, list)) else ()
+
+
+@contextmanager
+def _replaced(module: nn.Module, children: Mapping[str, nn.Module]) -> Iterator[None]:
+    before = {name: getattr(module, name) for name in children}
+    try:
+        for name, child in children.items():
+            setattr(module, name, child)
+        yield
+    finally:
+        for name, child in before.items():
+            setattr(module, name, child)
 
 
 @contextmanager
@@ -138,7 +221,10 @@ def _evaluating(module: fx.GraphModule) -> Iterator[None]:
 def propagate(
     module: fx.GraphModule, inputs: Sequence[tuple[Sequence[int], torch.dtype]], interpreter: FakeInterpreter
 ) -> dict[fx.Node, Any]:
-    """Returns what each node gives on fake inputs of these shapes and dtypes, in `eval()`."""
+    """Returns what each node gives on fake inputs of these shapes and dtypes, in `eval()`.
+
+    Nodes in subgraphs are left out; the interpreter has them.
+    """
     with _evaluating(module), _quiet(), torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True):
         interpreter.run(*(torch.empty(tuple(shape), dtype=dtype) for shape, dtype in inputs))
     return interpreter.results
@@ -147,14 +233,17 @@ def propagate(
 def infer_shapes(module: fx.GraphModule, *args: Tensor) -> dict[str, ValueInfo]:
     """Returns shape and dtype of every value, by ONNX name; also written to `node.meta["value_info"]`.
 
+    Values in subgraphs have it written as well, as far as it can be told, but are not returned; sequences and
+    optionals have no shape.
+
     Args:
         module: an imported (or edited) module.
         *args: example inputs; where absent, the shapes that the file declares. Dynamic dimensions keep
             their names as far as they are passed through.
 
     Returns:
-        Value name -> ValueInfo, in graph order. A shape held as Python ints counts as the int64 tensor it
-        is in ONNX.
+        Value name -> ValueInfo, in graph order. A shape held as Python ints counts as the tensor it is in
+        ONNX.
 
     Raises:
         UnsupportedModelError: a node cannot be inferred (it is named); `UndeclaredInputsError` where the
@@ -165,25 +254,64 @@ def infer_shapes(module: fx.GraphModule, *args: Tensor) -> dict[str, ValueInfo]:
         specs = [InputSpec(str(i), tuple(a.shape), a.dtype) for i, a in enumerate(args)]
     else:
         specs = _declared_specs(module)
-    runs = [propagate(module, sizes, FakeInterpreter(module)) for sizes in _sizes(specs)]
+    for graph in module.modules():
+        for node in graph.graph.nodes if isinstance(graph, fx.GraphModule) and graph is not module else ():
+            node.meta.pop("value_info", None)
+    runs = [FakeInterpreter(module) for _ in _sizes(specs)]
+    for run, sizes in zip(runs, _sizes(specs), strict=True):
+        propagate(module, sizes, run)
     symbols = _symbols(specs)
+    types = value_types(module)
+    for graph in runs[0].subgraphs:
+        if all(graph in run.subgraphs for run in runs):
+            _note(graph, [run.subgraphs[graph] for run in runs], symbols, types)
+    return _note(module, runs, symbols, types)
+
+
+def _note(
+    module: fx.GraphModule,
+    runs: Sequence[FakeInterpreter],
+    symbols: dict[str, tuple[int, int]],
+    types: Mapping[fx.GraphModule, ElementTypes],
+) -> dict[str, ValueInfo]:
+    """Writes the shapes and dtypes of a graph's values to its nodes; returns them by name."""
     infos: dict[str, ValueInfo] = {}
+    own = types.get(module, ElementTypes())
     for node, names in value_names(module).items():
-        if node.op == "output":
+        if node.op == "output" or not all(node in run.results for run in runs):
             continue
-        results = [run[node] for run in runs]
-        if isinstance(results[0], (tuple, list)) and any(isinstance(r, Tensor) for r in results[0]):
-            parts: list[list[Any]] = [list(part) for part in zip(*results, strict=True)]
-        else:
-            parts = [results]
-        if any(isinstance(r, (tuple, list)) and any(isinstance(e, Tensor) for e in r) for (r, *_) in parts):
-            continue  # a torch module that gives nested tuples (LSTM) is no ONNX operator
-        found = [_describe(part, symbols) for part in parts]
+        results = [run.results[node] for run in runs]
+        parts = list(zip(*results, strict=True)) if _gives_several(module, node, results[0]) else [results]
+        found = [None if _has_no_shape(part[0]) else _describe(part, symbols) for part in parts]
+        if not any(found):
+            continue
+        for i, (part, info, name) in enumerate(zip(parts, found, names, strict=False)):
+            if info is not None and is_shape_value(part[0]) and own[name]:
+                found[i] = ValueInfo(info.shape, torch_dtype(own[name] or 0))
+        varying = {axis for run in runs for axis in run.varying.get(node, ())}
+        if varying and found[0] is not None:
+            dims = (None if i in varying else size for i, size in enumerate(found[0].shape))
+            found = [ValueInfo(tuple(dims), found[0].dtype)]
         node.meta["value_info"] = found[0] if len(found) == 1 else tuple(found)
         for name, info in zip(names, found, strict=False):
-            if name:
+            if name and info is not None:
                 infos.setdefault(name, info)
     return infos
+
+
+def _gives_several(module: fx.GraphModule, node: fx.Node, result: Any) -> bool:
+    """Whether a node gives several values, rather than one that is a shape."""
+    if isinstance(result, tuple) and any(isinstance(r, Tensor) for r in result):
+        return True
+    target = type(module.get_submodule(str(node.target))) if node.op == "call_module" else node.target
+    operator = REGISTRY.of_target(target)
+    return isinstance(result, tuple) and operator is not None and operator.outputs != 1
+
+
+def _has_no_shape(value: Any) -> bool:
+    """Whether a value is a sequence, an empty optional, or what no ONNX operator gives (nested tuples)."""
+    nested = isinstance(value, tuple) and any(isinstance(v, Tensor) for v in value)
+    return value is None or isinstance(value, list) or nested
 
 
 def _declared_specs(module: fx.GraphModule) -> list[InputSpec]:

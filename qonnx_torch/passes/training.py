@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, Literal
@@ -13,7 +13,7 @@ import qonnx_torch.nn as qnn
 from qonnx_torch.errors import QonnxTorchError
 from qonnx_torch.nn.scales import ScaleTraining
 from qonnx_torch.ops.gradients import Gradient, resolve_gradient
-from qonnx_torch.passes.constants import ConstantValues
+from qonnx_torch.passes.constants import ConstantValues, nested_graphs
 
 __all__ = [
     "QuantizerTraining",
@@ -75,13 +75,8 @@ def configure_training(module: fx.GraphModule, config: TrainingConfig) -> None:
         QonnxTorchError: an unknown name, a rule that fits no quantizer, a gradient that a quantizer does not
             have, or a scale that cannot be trained; the message names the quantizer.
     """
-    constants = ConstantValues(module)
     unused = set(config.rules)
-    for node in module.graph.nodes:
-        quantizer = module.get_submodule(str(node.target)) if node.op == "call_module" else None
-        if not isinstance(quantizer, qnn.Quantizer):
-            continue
-        name = str(node.target)
+    for name, quantizer, node, constants in _quantizers(module):
         source = node.all_input_nodes[0]
         is_weight = constants.is_constant(source)
         matching = [pattern for pattern in config.rules if fnmatchcase(name, pattern)]
@@ -112,14 +107,15 @@ def _check(training: QuantizerTraining, is_weight: bool) -> None:
 def _applicable(quantizer: qnn.Quantizer, training: QuantizerTraining) -> QuantizerTraining:
     """Returns what of a training a quantizer can do; for the rest, what it does now or `frozen`."""
     owned = quantizer.current_parameters()
-    is_quant = isinstance(quantizer, qnn.Quant)
-    one_bit = is_quant and "bit_width" in owned and bool((owned["bit_width"] == 1).all())
+    can_learn = {name for name in quantizer.learnable if name in owned}
+    if "bit_width" in can_learn and bool((owned["bit_width"] == 1).all()):
+        can_learn.remove("bit_width")
     has_gradient = training.gradient in quantizer.gradients
     return QuantizerTraining(
         gradient=training.gradient if has_gradient else getattr(quantizer, "gradient", "ste"),
         scale=training.scale if quantizer.owns_scale else "frozen",
-        zero_point=training.zero_point if is_quant and "zero_point" in owned else "frozen",
-        bit_width=training.bit_width if is_quant and "bit_width" in owned and not one_bit else "frozen",
+        zero_point=training.zero_point if "zero_point" in can_learn else "frozen",
+        bit_width=training.bit_width if "bit_width" in can_learn else "frozen",
     )
 
 
@@ -137,28 +133,35 @@ def _apply(quantizer: qnn.Quantizer, training: QuantizerTraining, is_weight: boo
         )
     if hasattr(quantizer, "gradient"):
         quantizer.gradient = training.gradient
-    if isinstance(quantizer, qnn.Quant):
+    if hasattr(quantizer, "batched"):
         quantizer.batched = not is_weight
-        quantizer.train_parameters(
-            scale=training.scale, zero_point=training.zero_point, bit_width=training.bit_width
-        )
-        return
-    if "learned" in (training.zero_point, training.bit_width):
-        raise QonnxTorchError(
-            f"{type(quantizer).__name__} has no zero point or bit width that can be learned"
-        )
-    quantizer.train_parameters(scale=training.scale)
+    others: dict[str, Any] = {"zero_point": training.zero_point, "bit_width": training.bit_width}
+    for name, kind in others.items():
+        if kind == "learned" and name not in quantizer.learnable:
+            raise QonnxTorchError(
+                f"{type(quantizer).__name__} has no {name.replace('_', ' ')} that can be learned"
+            )
+    if {training.scale, *others.values()} == {"frozen"} and next(quantizer.parameters(), None) is None:
+        return  # as it is
+    quantizer.train_parameters(scale=training.scale, **{n: others[n] for n in quantizer.learnable})
 
 
 def update_statistics(module: fx.GraphModule) -> None:
     """Brings the scales that follow their weights up to date with them, as an export wants."""
-    constants = ConstantValues(module)
-    for node in module.graph.nodes:
-        quantizer = module.get_submodule(str(node.target)) if node.op == "call_module" else None
-        if isinstance(quantizer, qnn.Quantizer) and quantizer.scale_kind == "statistics":
+    for _, quantizer, node, constants in _quantizers(module):
+        if quantizer.scale_kind == "statistics":
             source = node.all_input_nodes[0]
             if constants.is_constant(source):
                 quantizer.update_statistics(constants.value(source))
+
+
+def _quantizers(module: fx.GraphModule) -> Iterator[tuple[str, qnn.Quantizer, fx.Node, ConstantValues]]:
+    """Yields name, quantizer and node wherever a graph, or a subgraph in it, calls one."""
+    for prefix, graph, constants in nested_graphs(module):
+        for node in graph.graph.nodes:
+            quantizer = graph.get_submodule(str(node.target)) if node.op == "call_module" else None
+            if isinstance(quantizer, qnn.Quantizer):
+                yield f"{prefix}{node.target}", quantizer, node, constants
 
 
 def quantizer_parameters(module: nn.Module) -> list[nn.Parameter]:

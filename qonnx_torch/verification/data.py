@@ -127,7 +127,10 @@ def _array(value: Any, what: str) -> Array:
     if isinstance(value, torch.Tensor):
         value = value.detach().cpu()
         return np.asarray((value.float() if value.dtype is torch.bfloat16 else value).numpy())
-    array = np.asarray(value)
+    try:
+        array = np.asarray(value)
+    except (ValueError, TypeError) as error:
+        raise VerificationError(f"{what}: it is no array ({error}); sequences cannot be compared") from None
     if array.dtype.kind not in "biuf" and array.dtype.name != "bfloat16":
         raise VerificationError(f"{what}: element type {array.dtype} cannot be used; give numbers")
     return array

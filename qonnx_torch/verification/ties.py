@@ -11,6 +11,7 @@ from torch import Tensor, fx
 
 import qonnx_torch.nn as qnn
 from qonnx_torch.ops.quantize_linear import quantize_linear
+from qonnx_torch.ops.uniform_onnx import out_of_blocks
 
 from .graph import module_behind
 
@@ -91,7 +92,9 @@ def quantizer_view(
     given += [None] * (len(names) - len(given))
     parameters = {n: getattr(submodule, n) if g is None else g for n, g in zip(names, given, strict=True)}
     step_in, step_out = _steps(submodule, parameters, x)
-    offset = parameters["zero_point"] * step_in if "zero_point" in parameters else torch.zeros_like(step_in)
+    # What is rounded is x / scale + zero_point, but for ONNX's order, which adds it afterwards.
+    adds = "zero_point" in parameters and not isinstance(submodule, qnn.QuantizeDequantizeLinear)
+    offset = parameters["zero_point"] * step_in if adds else torch.zeros_like(step_in)
     quantizer = submodule
     return QuantizerView(node.args[0], lambda v: quantizer(v, *given), step_in, step_out, offset)
 
@@ -117,4 +120,6 @@ def _steps(quantizer: qnn.Quantizer, parameters: dict[str, Tensor], x: Tensor) -
         exponent = torch.floor(torch.log2((x / scale).abs().double() + torch.finfo(torch.float32).tiny))
         step = torch.exp2(torch.maximum(exponent - mantissa, 1.0 - bias - mantissa)) * scale
         return step, step
+    if isinstance(quantizer, qnn.QuantizeDequantizeLinear):
+        scale = out_of_blocks(scale.expand(quantizer.aligned(x).shape), x, quantizer.axis, quantizer.block_size)
     return scale, parameters.get("output_scale", scale)

@@ -194,7 +194,7 @@ def test_the_same_definition_may_run_twice_but_not_another() -> None:
 
 
 def test_what_is_no_module_is_refused() -> None:
-    with pytest.raises(TypeError, match="Plain is neither a function nor an nn.Module class"):
+    with pytest.raises(TypeError, match=r"Plain is neither a function nor an nn\.Module class"):
 
         @qt.register_op(DOMAIN, "Plain")
         class Plain:

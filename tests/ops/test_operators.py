@@ -174,6 +174,11 @@ row("Gemm", random(5, 4), C(random(4, 3)), C(random(5, 3)), opset=6, source="ref
 row("Gemm", random(5, 4), C(random(4, 3)), C(random(3)), opset=7)
 row("Einsum", random(2, 3, 4), random(2, 4, 5), equation="bij,bjk->bik")
 row("Einsum", random(3, 3), equation="ii->i")
+for dtype in (np.int32, np.uint32, np.uint64):
+    LARGE = integers(4, 5, dtype=dtype, low=0, high=2**31 - 1)
+    row("MatMul", LARGE, integers(5, 3, dtype=dtype, low=0, high=2**31 - 1))  # products wrap around
+    row("Gemm", LARGE >> 16, LARGE.T >> 16, integers(4, dtype=dtype, low=0), source="reference")
+row("Gemm", integers(2, 3), integers(3, 4), integers(4), alpha=0.5, beta=1.5, source="reference")
 
 # -- convolutions and pools ----------------------------------------------------------------------------
 
@@ -199,6 +204,26 @@ row("Conv", IMAGE, C(random(6, 2, 1, 1)), C(random(6)), group=2)
 row("Conv", random(2, 3, 9), C(random(4, 3, 3)), pads=[2, 1], strides=[2])
 row("Conv", random(1, 2, 4, 5, 6), C(random(3, 2, 2, 3, 2)), pads=[0, 1, 0, 1, 1, 1])
 row("Conv", IMAGE, random(6, 4, 3, 2), random(6), opset=6, source="reference")
+HYPER = random(1, 2, 4, 5, 4, 3)
+HYPER_WINDOWS = {"pads": [1, 0, 1, 1, 0, 2, 1, 0], "strides": [2, 1, 2, 1], "dilations": [1, 2, 1, 1]}
+for attributes in ({}, HYPER_WINDOWS):
+    row("Conv", HYPER, C(random(3, 2, 2, 2, 2, 2)), C(random(3)), source="reference", tolerance=3e-6,
+        **attributes)  # fmt: skip
+row("Conv", IMAGE.astype(np.float16), C(random(6, 4, 3, 2), np.float16), tolerance=2e-3)
+row("CausalConvWithState", random(2, 3, 5), C(random(3, 1, 4)), opset=27, outputs=2)
+row("CausalConvWithState", random(2, 3, 5), C(random(3, 1, 4)), C(random(3)), random(2, 3, 3), opset=27,
+    outputs=2, activation="silu")  # fmt: skip
+row("CausalConvWithState", random(2, 3, 2), C(random(3, 1, 1)), opset=27, outputs=2, activation="swish")
+COLUMNS = {"strides": [1, 2], "dilations": [2, 1], "pads": [1, 0, 2, 1]}
+row("Col2Im", random(2, 18, 15), ints(4, 5), ints(2, 3), opset=18, pads=[0, 1, 0, 1], source="reference")
+row("Col2Im", random(2, 12, 10), ints(4, 5), ints(2, 3), opset=18, source="reference", **COLUMNS)
+row("Col2Im", integers(1, 8, 12, dtype=np.int32), ints(2, 3, 4), ints(1, 2, 2), opset=18, source="reference")
+DEFORMED = (random(2, 4, 6, 5), C(random(6, 2, 3, 2)), random(2, 24, 3, 4, low=-1.5, high=1.5))
+for opset, more in ((19, []), (22, [C(random(6))]), (22, [None, random(2, 12, 3, 4)])):
+    row("DeformConv", *DEFORMED, *more, opset=opset, group=2, offset_group=2, strides=[2, 1],
+        pads=[1, 0, 1, 0], source="reference", tolerance=1e-5)  # fmt: skip
+row("DeformConv", IMAGE, C(random(2, 4, 2, 2)), random(2, 8, 5, 5), opset=19, dilations=[2, 1],
+    source="reference", tolerance=1e-5)  # fmt: skip
 
 WEIGHT = C(random(4, 3, 3, 2))
 for attributes in (
@@ -220,6 +245,10 @@ for attributes in (
 row("ConvTranspose", IMAGE, C(random(4, 2, 3, 3)), group=2, strides=[2, 2])
 row("ConvTranspose", random(2, 3, 5), C(random(3, 4, 3)), strides=[2], pads=[1, 0])
 row("ConvTranspose", random(1, 2, 3, 3, 3), C(random(2, 2, 2, 2, 2)), strides=[2, 1, 2])
+row("ConvTranspose", HYPER, C(random(2, 3, 2, 1, 2, 2)), C(random(3)), strides=[2, 1, 1, 2],
+    pads=[1, 0, 0, 0, 0, 1, 0, 1], source="reference", tolerance=3e-6)  # fmt: skip
+row("ConvTranspose", random(1, 1, 3), C(random(1, 1, 1)), C(random(1)), strides=[3], output_shape=[8],
+    auto_pad="SAME_UPPER")  # fmt: skip
 
 POOLS = (
     {},
@@ -253,21 +282,50 @@ row("MaxPool", integers(1, 2, 6, 6, dtype=np.int8), kernel_shape=[3, 3], pads=[1
 row("MaxPool", random(2, 3, 9), kernel_shape=[3], strides=[2], ceil_mode=1)
 row("MaxPool", random(1, 2, 5, 5, 5), kernel_shape=[2, 3, 2], strides=[2, 1, 2])
 row("MaxPool", IMAGE, kernel_shape=[2, 2], opset=8, strides=[2, 2])
+TIED_IMAGE = np.round(IMAGE)
+for attributes in (*POOLS[:5], {"dilations": [2, 1]}, {"storage_order": 1, "pads": [1, 1, 0, 0]}):
+    row("MaxPool", TIED_IMAGE, kernel_shape=[3, 2], outputs=2, **attributes)
+row("MaxPool", np.full((1, 1, 4), -128, np.int8), kernel_shape=[3], pads=[2, 1], outputs=2)
+row("MaxPool", np.full((1, 2, 4), -np.inf, F32), kernel_shape=[3], pads=[2, 1], outputs=2)
+row("MaxPool", integers(2, 3, 7, dtype=np.uint8, low=0), kernel_shape=[3], strides=[2], pads=[1, 0])
+row("MaxPool", integers(2, 3, 7, dtype=np.uint8, low=0), kernel_shape=[3], pads=[1, 1])
+for storage_order in (0, 1):
+    row("MaxPool", np.round(random(2, 2, 4, 3, 5)), kernel_shape=[2, 2, 3], storage_order=storage_order,
+        outputs=2)  # fmt: skip
+row("MaxPool", IMAGE, kernel_shape=[3, 3], dilations=[3, 3], outputs=1)
+row("MaxPool", IMAGE[:, :, :4], kernel_shape=[3, 3], dilations=[2, 2])  # no window fits: no element
 row("AveragePool", random(2, 3, 9), kernel_shape=[3], strides=[2], ceil_mode=1, pads=[1, 1])
 row(
     "AveragePool", random(1, 2, 5, 5, 5), kernel_shape=[2, 3, 2], pads=[0, 1, 0, 1, 1, 1], count_include_pad=1
 )
 row("AveragePool", IMAGE, kernel_shape=[2, 2], opset=7)
 row("AveragePool", IMAGE, kernel_shape=[2, 2], opset=19, dilations=[1, 1])
+for attributes in ({}, {"count_include_pad": 1}, {"ceil_mode": 1}, {"ceil_mode": 1, "count_include_pad": 1}):
+    row("AveragePool", IMAGE, kernel_shape=[3, 2], opset=19, dilations=[2, 3], strides=[2, 1],
+        pads=[1, 1, 2, 0], **attributes)  # fmt: skip
+row("AveragePool", random(1, 2, 5, 4, 5).astype(np.float16), kernel_shape=[2, 2, 2], tolerance=2e-3)
+for attributes in POOLS[:5]:
+    row("LpPool", IMAGE, kernel_shape=[3, 2], opset=18, **attributes)
+row("LpPool", IMAGE, kernel_shape=[3, 2], opset=18, dilations=[2, 1], p=3)
+row("LpPool", IMAGE, kernel_shape=[3, 2], opset=11, p=1, auto_pad="SAME_LOWER", strides=[2, 2])
+row("LpPool", random(2, 3, 9), kernel_shape=[3], opset=7, pads=[1, 2])
+for p in (1, 2, 3):
+    row("GlobalLpPool", IMAGE, p=p)
+UNPOOLED = (random(1, 2, 2, 2), np.array([[[[5, 7], [13, 15]], [[16, 18], [30, 28]]]], I64))
+for opset, more in ((9, []), (11, [ints(1, 2, 5, 6)])):
+    row("MaxUnpool", *UNPOOLED, *more, opset=opset, kernel_shape=[2, 2], strides=[2, 2], source="reference")
 row("GlobalAveragePool", IMAGE)
 row("GlobalAveragePool", random(2, 3, 9))
 row("GlobalMaxPool", IMAGE)
+row("GlobalMaxPool", random(2, 3, 9))
 
 # -- normalization -------------------------------------------------------------------------------------
 
 STATISTICS = (C(random(4)), C(random(4, seed=1)), C(random(4, seed=2)), C(random(4, seed=3, low=0.1)))
 for opset in (7, 9, 14, 15):
     row("BatchNormalization", IMAGE, *STATISTICS, opset=opset, epsilon=1e-3)
+row("BatchNormalization", IMAGE.astype(np.float16), *STATISTICS, opset=15, tolerance=2e-3)
+row("BatchNormalization", IMAGE, *STATISTICS, opset=14, training_mode=1, outputs=1, source="reference")
 row("BatchNormalization", IMAGE, *STATISTICS, opset=6, is_test=1, source="reference")
 row("BatchNormalization", random(5, 4), *STATISTICS, opset=15)
 row(
@@ -294,6 +352,15 @@ for axis in (-1, 1, 2, -3):
     )
     row("RMSNormalization", X, C(random(*shape)), opset=23, axis=axis, source="reference", tolerance=3e-6)
 row("LayerNormalization", X, C(random(4)), opset=17, epsilon=1e-2)
+for outputs in (2, 3):
+    row("LayerNormalization", X, C(random(3, 4)), C(random(4)), opset=17, axis=1, outputs=outputs,
+        tolerance=3e-6)  # fmt: skip
+row("LayerNormalization", X.astype(np.float16), C(random(4), np.float16), opset=17, tolerance=2e-3)
+row("InstanceNormalization", random(2, 4, 1), C(random(4)), C(random(4, seed=1)), source="reference")
+row("GroupNormalization", IMAGE, C(random(2)), C(random(2, seed=1)), opset=18, num_groups=2, tolerance=3e-6)
+row("MeanVarianceNormalization", IMAGE, tolerance=1e-5)
+row("MeanVarianceNormalization", IMAGE, opset=9, axes=[-1, 1], source="reference", tolerance=1e-5)
+row("LpNormalization", np.zeros((2, 3), F32), source="reference")
 row("GroupNormalization", IMAGE, C(random(4)), C(random(4, seed=1)), opset=21, num_groups=2, tolerance=3e-6)
 for p in (1, 2):
     row("LpNormalization", X, p=p, axis=1)
@@ -455,10 +522,71 @@ row("Resize", SMALL, None, C([1, 1, 1.7, 2.2]), opset=19, mode="linear", source=
 row("Resize", SMALL, C([1, 1, 2, 3]), opset=10, mode="nearest")
 row("Resize", SMALL, C([1, 1, 0.5, 2]), opset=10, mode="nearest")
 row("Resize", SMALL, C([1, 1, 2, 2]), opset=10, mode="linear")
+row("Resize", SMALL, C([1, 1, 0.6, 1.7]), opset=10, mode="nearest")  # up where it shrinks, else down
+row("Resize", random(1, 10), None, C([1, 0.7]))  # 10 times the float32 below 0.7 is 7
+for mode in ("linear", "cubic"):
+    for scales in ([1, 1, 0.6, 0.4], [1, 1, 0.3, 1.7]):
+        row("Resize", random(1, 2, 8, 9), None, C(scales), opset=18, mode=mode, antialias=1, tolerance=3e-6)
+    row("Resize", random(1, 2, 8, 9), None, C([1, 1, 0.6, 0.4]), opset=18, mode=mode, antialias=1,
+        exclude_outside=1, source="reference", tolerance=3e-6)  # fmt: skip
+for mode in ("nearest", "linear", "cubic"):
+    row("Resize", SMALL, C([0, 0, 0.1, -0.2, 1, 1, 0.7, 1.3]), None, ints(1, 2, 3, 7), mode=mode,
+        coordinate_transformation_mode="tf_crop_and_resize", extrapolation_value=9.0,
+        tolerance=3e-6)  # fmt: skip
+row("Resize", SMALL, C([0.3, 0.8]), None, ints(1), opset=18, axes=[3], mode="linear", source="reference",
+    coordinate_transformation_mode="tf_crop_and_resize")  # fmt: skip
+for policy in ("not_larger", "not_smaller"):
+    row("Resize", SMALL, None, None, ints(9, 7), opset=18, axes=[3, 2], mode="linear", tolerance=3e-6,
+        keep_aspect_ratio_policy=policy)  # fmt: skip
+row("Resize", integers(1, 1, 4, 5, dtype=np.uint8, low=0, high=255), None, None, ints(1, 1, 7, 3), opset=18,
+    mode="cubic", source="reference")  # fmt: skip
+row("Resize", random(2, 3, 4).astype(np.float64), None, C([1, 2, 0.5]), mode="linear", source="reference")
 row("Upsample", SMALL, C([1, 1, 2, 3]), opset=9, mode="nearest")
 row("Upsample", SMALL, opset=7, mode="nearest", scales=[1.0, 1.0, 2.0, 2.0])
 row("Upsample", SMALL, opset=7, mode="linear", scales=[1.0, 1.0, 2.0, 2.0])
 row("Upsample", np.ones((1, 2, 3, 4), F32), opset=6, height_scale=1.0, width_scale=1.0, source="input")
+
+# -- sampling and regions ------------------------------------------------------------------------------
+
+POINTS = random(2, 5, 3, 2, low=-1.7, high=1.7)
+for align_corners in (0, 1):
+    row("AffineGrid", random(2, 2, 3), ints(2, 1, 4, 3), opset=20, align_corners=align_corners)
+    row("AffineGrid", random(1, 3, 4), ints(1, 1, 2, 4, 3), opset=20, align_corners=align_corners)
+    for padding_mode in ("zeros", "border", "reflection"):
+        GRID = {"padding_mode": padding_mode, "align_corners": align_corners, "tolerance": 1e-5}
+        for mode in ("bilinear", "nearest", "bicubic"):
+            row("GridSample", IMAGE, POINTS, opset=16, mode=mode, **GRID)
+        row("GridSample", IMAGE, np.round(POINTS * 4) / 4, opset=22, mode="nearest", **GRID)
+        for mode in ("linear", "nearest", "cubic"):
+            row("GridSample", random(1, 2, 3, 4, 3), random(1, 2, 2, 2, 3), opset=20, mode=mode,
+                source="reference", **GRID)  # fmt: skip
+            row("GridSample", random(1, 2, 4), random(1, 5, 1), opset=22, mode=mode, source="reference",
+                **GRID)  # fmt: skip
+row("GridSample", IMAGE, POINTS, opset=16)
+row("GridSample", integers(1, 1, 4, 4, dtype=np.int32), POINTS[:1], opset=22, mode="nearest",
+    source="reference")  # fmt: skip
+
+BOXES = np.array([[0.5, 1.2, 4.3, 5.9], [2, 2, 2.5, 7], [-2, -1, 9, 8], [4, 3, 3, 2]], F32)
+REGIONS = (IMAGE, BOXES, np.array([0, 1, 1, 0], I64))
+for mode in ("avg", "max"):
+    for sampling_ratio in (0, 2):
+        POOLED = {"mode": mode, "sampling_ratio": sampling_ratio, "output_height": 2, "output_width": 3}
+        row("RoiAlign", *REGIONS, opset=10, spatial_scale=0.5, tolerance=1e-5, **POOLED)
+        row("RoiAlign", *REGIONS, opset=16, tolerance=1e-5, **POOLED)
+        row("RoiAlign", *REGIONS, opset=22, coordinate_transformation_mode="output_half_pixel",
+            tolerance=1e-5, source="reference", **POOLED)  # fmt: skip
+BOXES = np.array([[0, 0.5, 1.2, 4.3, 5.9], [1, 2, 2, 2.5, 7], [1, 0, 0, 9, 8], [0, 7, 5, 12, 9]], F32)
+row("MaxRoiPool", IMAGE, BOXES, pooled_shape=[2, 3])
+row("MaxRoiPool", IMAGE, BOXES, pooled_shape=[3, 1], spatial_scale=0.5)
+
+BOXES = np.random.default_rng(5).integers(0, 5, (2, 9, 4)).astype(F32)
+SCORES = np.round(random(2, 3, 9, low=0, high=1), 1)  # with ties, of which the first comes first
+for opset in (10, 11):
+    row("NonMaxSuppression", BOXES, SCORES, C(4, I64), C(0.3), C(0.2), opset=opset)
+row("NonMaxSuppression", BOXES, SCORES, np.array([9], I64), np.array([0.5], F32), opset=11,
+    center_point_box=1)  # fmt: skip
+row("NonMaxSuppression", BOXES, SCORES, C(0, I64), C(0.3), C(0.2), opset=11)
+row("NonMaxSuppression", BOXES, SCORES, C(9, I64), C(0.0), C(0.95), opset=11)
 
 # -- ONNX's own quantization ---------------------------------------------------------------------------
 

@@ -23,7 +23,7 @@ from qonnx_torch.passes.calibration.rules import (
     make_observer,
     solution,
 )
-from qonnx_torch.passes.constants import ConstantValues
+from qonnx_torch.passes.constants import graphs_in
 
 __all__ = ["calibrate", "calibrate_weights", "observe"]
 
@@ -41,7 +41,7 @@ def calibrate(
 
     The module runs in `eval()` on the batches while the quantizers of activations let the float tensors pass
     and observe them (weights stay quantized); afterwards each is set by the rules of `calibrate_quantizer`.
-    A quantizer with parameters that the graph computes, and one that is no Quant, BipolarQuant or FloatQuant,
+    A quantizer with parameters that the graph computes, and one without a scale (Trunc, MultiThreshold),
     quantizes all along and stays as it is. One that saw only zeros stays as it is, with a warning.
 
     Args:
@@ -121,8 +121,7 @@ def calibrate_weights(module: nn.Module, *, method: str = "max", **options: floa
         QonnxTorchError: as `calibrate_quantizer` does; the message names the quantizer.
     """
     done = []
-    for prefix, graph in _graphs_of(module):
-        constants = ConstantValues(graph)
+    for prefix, graph, constants in graphs_in(module):
         for node in graph.graph.nodes:
             quantizer = graph.get_submodule(str(node.target)) if node.op == "call_module" else None
             if quantizer is None or not can_be_calibrated(quantizer) or not constants.is_constant(node):
@@ -140,17 +139,9 @@ def calibrate_weights(module: nn.Module, *, method: str = "max", **options: floa
 # -- which quantizers, and how they observe --------------------------------------------------------
 
 
-def _graphs_of(module: nn.Module) -> Iterator[tuple[str, fx.GraphModule]]:
-    """Yields the graphs in a module, itself perhaps, each with the prefix of its submodules' names."""
-    for name, submodule in module.named_modules():
-        if isinstance(submodule, fx.GraphModule):
-            yield (f"{name}." if name else ""), submodule
-
-
 def _activation_quantizers(module: nn.Module) -> dict[str, qnn.Quantizer]:
     weights: set[str] = set()
-    for prefix, graph in _graphs_of(module):
-        constants = ConstantValues(graph)
+    for prefix, graph, constants in graphs_in(module):
         weights |= {
             prefix + str(n.target)
             for n in graph.graph.nodes
@@ -168,7 +159,7 @@ def _observing(quantizers: Mapping[str, qnn.Quantizer], observers: Mapping[str, 
         if isinstance(x, nn.Parameter):  # a weight, in a module that is no graph
             return output
         with _named(name, quantizer):
-            observers[name].observe(x)
+            observers[name].observe(quantizer.aligned(x))
         return x
 
     handles = [q.register_forward_hook(partial(watch, name)) for name, q in quantizers.items()]

@@ -50,7 +50,7 @@ def calibrate_quantizer(
 ) -> None:
     """Sets the scale (and zero point) of one quantizer from one tensor, in place.
 
-    - A uniform quantizer (Quant) whose zero point is 0 and not learned is symmetric: with [low, high] the
+    - A uniform quantizer (Quant, QuantizeDequantizeLinear) whose zero point is 0 and not learned is symmetric: with [low, high] the
       range that the method finds, scale = max(-low, high) / -(smallest integer) where signed, and
       high / largest integer where unsigned. Any other is affine: the range is extended to hold 0,
       scale = (high - low) / (largest - smallest integer), zero_point = round(smallest integer - low / scale),
@@ -76,11 +76,11 @@ def calibrate_quantizer(
     """
     if not can_be_calibrated(quantizer):
         raise QonnxTorchError(
-            f"{type(quantizer).__name__} cannot be calibrated: it must be a Quant, BipolarQuant or "
-            "FloatQuant that owns all its parameters"
+            f"{type(quantizer).__name__} cannot be calibrated: it must be a Quant, QuantizeDequantizeLinear, "
+            "BipolarQuant or FloatQuant that owns all its parameters"
         )
     observer = make_observer(quantizer, method, options)
-    observer.observe(values)
+    observer.observe(quantizer.aligned(values))
     quantizer.set_parameters(**solution(quantizer, observer))
 
 
@@ -112,7 +112,7 @@ def solution(quantizer: qnn.Quantizer, observer: Observer) -> dict[str, Tensor]:
     """Returns the parameters that follow from what was observed."""
     if isinstance(observer, MeanObserver):
         scale = observer.mean()
-        if isinstance(quantizer, qnn.Quant) and not _is_bipolar(quantizer):
+        if _is_uniform(quantizer) and not _is_bipolar(quantizer):
             scale = 2 * scale / torch.sqrt(_positive_end(quantizer.integer_range()[1]))
         return {"scale": _usable(scale, quantizer)}
     assert isinstance(observer, RangeObserver)
@@ -121,12 +121,12 @@ def solution(quantizer: qnn.Quantizer, observer: Observer) -> dict[str, Tensor]:
 
 
 def _parameters_of_range(quantizer: qnn.Quantizer, low: Tensor, high: Tensor) -> dict[str, Tensor]:
-    if isinstance(quantizer, qnn.Quant) and not _is_symmetric(quantizer):
+    if _is_uniform(quantizer) and not _is_symmetric(quantizer):
         lowest, highest = quantizer.integer_range()
         low, high = low.clamp_max(0), high.clamp_min(0)
         scale = _usable((high - low) / _positive_end(highest - lowest), quantizer)
         return {"scale": scale, "zero_point": torch.round(lowest - low / scale)}
-    one_sided = isinstance(quantizer, qnn.Quant) and not quantizer.signed
+    one_sided = _is_uniform(quantizer) and bool(quantizer.integer_range()[0] >= 0)
     magnitude = high.clamp_min(0) if one_sided else torch.maximum(low.abs(), high.abs())
     return {"scale": _usable(magnitude / _positive_end(quantizer.threshold()), quantizer)}
 
@@ -143,7 +143,11 @@ def _is_bipolar(quantizer: qnn.Quantizer) -> bool:
     return isinstance(quantizer, qnn.BipolarQuant)
 
 
-def _is_symmetric(quantizer: qnn.Quant) -> bool:
+def _is_uniform(quantizer: qnn.Quantizer) -> TypeGuard[qnn.Quant | qnn.QuantizeDequantizeLinear]:
+    return isinstance(quantizer, (qnn.Quant, qnn.QuantizeDequantizeLinear))
+
+
+def _is_symmetric(quantizer: qnn.Quant | qnn.QuantizeDequantizeLinear) -> bool:
     zero_point = quantizer.current_tensor("zero_point")
     return not isinstance(zero_point, nn.Parameter) and not bool(zero_point.any())
 

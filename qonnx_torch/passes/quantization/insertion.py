@@ -14,7 +14,7 @@ from torch import Tensor, fx
 import qonnx_torch.nn as qnn
 from qonnx_torch.errors import QonnxTorchError
 from qonnx_torch.names import identifier, onnx_name
-from qonnx_torch.ops import shape
+from qonnx_torch.ops import movement
 from qonnx_torch.ops.elementwise import add, identity
 from qonnx_torch.passes.quantization.config import AnyQuantizerConfig, QuantizationConfig
 from qonnx_torch.passes.quantization.initialization import Role, initialize, make_quantizer
@@ -99,8 +99,8 @@ class Inserter:
 
     def _weight(self, node: fx.Node, plan: Plan, value: fx.Node, config: AnyQuantizerConfig) -> None:
         axis = _output_channel(node, plan.op_type, len(self.values.shape(value)), value)
-        while value.target in (shape.transpose, identity):
-            if value.target is shape.transpose:
+        while value.target in (movement.transpose, identity):
+            if value.target is movement.transpose:
                 perm: Any = value.kwargs.get("perm")
                 rank = len(self.values.shape(value))
                 axis = perm[axis] if perm is not None else rank - 1 - axis

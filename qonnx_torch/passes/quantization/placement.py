@@ -13,7 +13,18 @@ from torch import Tensor, fx
 
 import qonnx_torch.nn as qnn
 from qonnx_torch.errors import QonnxTorchError
-from qonnx_torch.ops import activation, elementwise, pool, quantize_linear, reduction, resize, shape
+from qonnx_torch.ops import (
+    activation,
+    elementwise,
+    indexing,
+    movement,
+    padding,
+    pool,
+    quantize_linear,
+    reduction,
+    resize,
+    shape,
+)
 from qonnx_torch.passes.constants import ConstantValues
 from qonnx_torch.passes.quantization.config import (
     AnyQuantizerConfig,
@@ -36,17 +47,17 @@ _PRESERVING = frozenset(
         shape.flatten,
         shape.squeeze,
         shape.unsqueeze,
-        shape.transpose,
-        shape.concat,
-        shape.split,
-        shape.slice_,
-        shape.gather,
-        shape.gather_elements,
-        shape.expand,
-        shape.tile,
-        shape.pad,
-        shape.depth_to_space,
-        shape.space_to_depth,
+        movement.transpose,
+        movement.concat,
+        movement.split,
+        indexing.slice_,
+        indexing.gather,
+        indexing.gather_elements,
+        movement.expand,
+        movement.tile,
+        padding.pad,
+        movement.depth_to_space,
+        movement.space_to_depth,
         pool.max_pool,
         pool.global_max_pool,
         reduction.reduce_max,
@@ -164,7 +175,7 @@ class Values:
             return isinstance(self.module.get_submodule(str(node.target)), qnn.Dropout)
         if node.target is resize.resize:
             return node.kwargs.get("mode", "nearest") == "nearest"
-        if node.target is shape.pad:
+        if node.target is padding.pad:
             return len(node.args) < 3 or node.args[2] in (None, 0, 0.0)
         if node.target is getitem:
             source = node.args[0]
@@ -176,7 +187,7 @@ class Values:
         if not self.preserves(node):
             yield node
             return
-        many = node.target is shape.concat
+        many = node.target is movement.concat
         inputs = [a for a in node.args if isinstance(a, fx.Node)]
         for value in dict.fromkeys(inputs if many else inputs[:1]):
             yield from self.sources(value)
@@ -200,7 +211,7 @@ class Values:
         if node.target is elementwise.mul and len(inputs) == 2 and inputs[0] is inputs[1]:
             return True
         if self.preserves(node) or node.target in _KEEPING_SIGN:
-            first = node.target in _PRESERVING and node.target is not shape.concat
+            first = node.target in _PRESERVING and node.target is not movement.concat
             numbers = [] if first else [a for a in node.args if isinstance(a, (int, float)) and a < 0]
             return (
                 bool(inputs)

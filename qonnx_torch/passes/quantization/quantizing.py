@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Iterable
 from typing import Any, Literal
 
@@ -12,6 +13,7 @@ from torch import Tensor, fx, nn
 from qonnx_torch.errors import QonnxTorchError
 from qonnx_torch.lowering import declare, trace
 from qonnx_torch.lowering.tracing import uncompiled
+from qonnx_torch.passes.constants import nested_graphs
 from qonnx_torch.passes.quantization.config import QuantizationConfig
 from qonnx_torch.passes.quantization.initialization import calibrate_activations, train
 from qonnx_torch.passes.quantization.insertion import Inserter
@@ -70,7 +72,8 @@ def quantize(
         UnsupportedModelError: a module that cannot be traced, or shapes that cannot be inferred.
 
     Warns:
-        UserWarning: values that are all 0 (the range is -1 to 1 then), and where nothing was quantized.
+        UserWarning: values that are all 0 (the range is -1 to 1 then), where nothing was quantized, and of
+            operators in subgraphs (the branches of an If), which stay as they are.
     """
     config = config or QuantizationConfig()
     inputs = (args,) if isinstance(args, Tensor) else tuple(args) if args is not None else ()
@@ -78,6 +81,7 @@ def quantize(
     tensors = tuple(t for t in inputs if isinstance(t, Tensor))
     inserter = Inserter(graph, tensors)
     inserter.insert(config)
+    _warn_of_subgraphs(graph, config)
     graph.recompile()
     data = calibration if calibration is not None else [tensors] if tensors else None
     calibrate_activations(graph, inserter.pending, data, progress=progress)
@@ -104,6 +108,18 @@ def _representation(
         unnamed = NodeOrigin(-1, node.name, operator.op_type if operator else "", own)
         node.meta["onnx"] = known[i] if known else node.meta.get("onnx", unnamed)
     return graph
+
+
+def _warn_of_subgraphs(graph: fx.GraphModule, config: QuantizationConfig) -> None:
+    left = []
+    for prefix, subgraph, _ in list(nested_graphs(graph))[1:]:
+        for node in subgraph.graph.nodes:
+            operator = REGISTRY.of_target(node.target)
+            if operator is not None and operator.op_type in config.op_types:
+                left.append(f"{prefix}{node.name} ({operator.op_type})")
+    if left:
+        shown = ", ".join(left[:5]) + (", ..." if len(left) > 5 else "")
+        warnings.warn(f"operators in subgraphs stay as they are: {shown}", UserWarning, stacklevel=3)
 
 
 def _finished(graph: fx.GraphModule) -> fx.GraphModule:

@@ -1,0 +1,27 @@
+"""Operators of the domain com.microsoft that onnxruntime's optimizer and its model builders write."""
+
+from qonnx_torch.ops.contrib import (
+    activation,
+    attention,
+    grouped_attention,
+    indexing,
+    normalization,
+    products,
+    quantized,
+    quantized_layers,
+    quantized_pools,
+    rotary,
+)
+
+__all__ = [
+    "activation",
+    "attention",
+    "grouped_attention",
+    "indexing",
+    "normalization",
+    "products",
+    "quantized",
+    "quantized_layers",
+    "quantized_pools",
+    "rotary",
+]

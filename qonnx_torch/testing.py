@@ -1,0 +1,114 @@
+"""The onnx package's backend cases as data: models with inputs and the outputs that they must give.
+
+`onnx.backend.test` makes unit tests of them; here they are a table for whoever walks over operators.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import onnx
+from onnx import ModelProto, TensorProto, TypeProto, numpy_helper
+from onnx.backend.test.loader import load_model_tests
+from onnx.backend.test.runner import Runner
+
+from qonnx_torch.dtypes import element_type_of
+
+__all__ = ["KINDS", "BackendCase", "backend_cases"]
+
+KINDS = ("node", "simple", "pytorch-operator", "pytorch-converted", "real")
+"""What the onnx package has: one-operator models, small ones, and networks without weights ("real")."""
+
+
+@dataclass(frozen=True, slots=True)
+class BackendCase:
+    """A model with inputs and the outputs that it must give.
+
+    Attributes:
+        name: `test_<operator>_...`.
+        kind: one of KINDS.
+        model: the model.
+        data_sets: pairs of inputs and expected outputs, arrays (lists of them for sequences, None for empty
+            optionals).
+        rtol: relative tolerance that the onnx package allows.
+        atol: absolute tolerance that the onnx package allows.
+    """
+
+    name: str
+    kind: str
+    model: ModelProto = field(repr=False)
+    data_sets: tuple[tuple[list[Any], list[Any]], ...] = field(repr=False)
+    rtol: float
+    atol: float
+
+    @property
+    def has_strings(self) -> bool:
+        """Whether inputs or outputs are strings."""
+        ends = (*self.model.graph.input, *self.model.graph.output)
+        return any(element_type_of(v.type) == TensorProto.STRING for v in ends)
+
+    def check(self, outputs: Sequence[Any], expected: Sequence[Any]) -> None:
+        """Raises AssertionError where outputs are not what is expected, as the onnx package compares."""
+        Runner.assert_similar_outputs(expected, outputs, self.rtol, self.atol)
+
+
+def backend_cases(kind: str = "node") -> Iterator[BackendCase]:
+    """Yields the cases of a kind in the onnx package's order.
+
+    Args:
+        kind: one of KINDS. Nothing is downloaded: all of them lie in the onnx package.
+    """
+    for case in load_model_tests(kind=kind):
+        if case.model is not None:
+            model, sets = case.model, [_arrays(pair) for pair in case.data_sets or ()]
+        elif case.model_dir is not None:
+            folder = Path(case.model_dir)
+            model = onnx.load(folder / "model.onnx")
+            sets = [_read(model, path) for path in sorted(folder.glob("test_data_set*"))]
+        else:
+            model, pair = _light(str(case.url))
+            sets = [pair]
+        yield BackendCase(case.name, kind, model, tuple(sets), case.rtol, case.atol)
+
+
+def _arrays(pair: tuple[Sequence[Any], Sequence[Any]]) -> tuple[list[Any], list[Any]]:
+    inputs, outputs = (
+        [numpy_helper.to_array(v) if isinstance(v, TensorProto) else v for v in part] for part in pair
+    )
+    return inputs, outputs
+
+
+def _read(model: ModelProto, folder: Path) -> tuple[list[Any], list[Any]]:
+    inputs, outputs = (
+        [_value(folder / f"{end}_{i}.pb", v.type) for i, v in enumerate(declared)]
+        for end, declared in (("input", _inputs(model)), ("output", model.graph.output))
+    )
+    return inputs, outputs
+
+
+def _inputs(model: ModelProto) -> list[onnx.ValueInfoProto]:
+    constants = {i.name for i in model.graph.initializer}
+    return [v for v in model.graph.input if v.name not in constants]
+
+
+def _value(path: Path, declared: TypeProto) -> Any:
+    data = path.read_bytes()
+    if declared.HasField("sequence_type"):
+        return numpy_helper.to_list(onnx.SequenceProto.FromString(data))
+    if declared.HasField("optional_type"):
+        return numpy_helper.to_optional(onnx.OptionalProto.FromString(data))
+    return numpy_helper.to_array(TensorProto.FromString(data))
+
+
+def _light(url: str) -> tuple[ModelProto, tuple[list[Any], list[Any]]]:
+    """Returns a network whose weights are constant, with the runner's dummy inputs and the stored outputs."""
+    path = Path(onnx.__file__).parent / Path(url).relative_to("onnx")
+    model = onnx.load(path)
+    inputs = [Runner.generate_dummy_data(v, seed=0, name=path.stem, random=False) for v in _inputs(model)]
+    outputs = [
+        _value(path.with_name(f"{path.stem}_output_{i}.pb"), v.type) for i, v in enumerate(model.graph.output)
+    ]
+    return model, (inputs, outputs)
