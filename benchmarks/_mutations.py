@@ -15,7 +15,21 @@ Corpus = Sequence[bytes]
 INTEGERS = [0, 1, -1, 2, 3, 7, 64, 4096, -4096, 1 << 20, 1 << 31, -(1 << 31), (1 << 31) - 1, 1 << 40, 1 << 62]
 INTEGERS += [(1 << 63) - 1, -(1 << 63)]
 FLOATS = [0.0, -0.0, 1.0, -1.0, 0.5, 1e-45, 1e38, -1e38, float("inf"), float("-inf"), float("nan")]
-TEXTS = ["", "x", "y", "0", ".", "a.b", "..", "/", "forward", "__class__", "self", "training", "a);import os#"]
+TEXTS = [
+    "",
+    "x",
+    "y",
+    "0",
+    ".",
+    "a.b",
+    "..",
+    "/",
+    "forward",
+    "__class__",
+    "self",
+    "training",
+    "a);import os#",
+]
 TEXTS += ["new\nline", "nul\0", "\u202e", "\U0001f642", "ai.onnx", "qonnx.custom_op.general", "n" * 5000]
 NOT_UTF8 = "\uffff\uffff"  # three bytes each; made invalid after serializing
 
@@ -65,9 +79,7 @@ def append_other(content: bytes, dice: random.Random, corpus: Corpus) -> bytes:
 
 def break_text(content: bytes, dice: random.Random, corpus: Corpus) -> bytes:
     model = ModelProto.FromString(content)
-    strings = [
-        (m, f) for m in _messages(model) for f in _fields(m) if f.type == FieldDescriptor.TYPE_STRING
-    ]
+    strings = [(m, f) for m in _messages(model) for f in _fields(m) if f.type == FieldDescriptor.TYPE_STRING]
     message, field = dice.choice(strings)
     if field.is_repeated:
         values = getattr(message, field.name)
@@ -168,7 +180,9 @@ def _scalar(field: Any, value: Any, dice: random.Random) -> Any:
         return dice.choice([*FLOATS, dice.uniform(-10, 10)])
     if field.type == FieldDescriptor.TYPE_BYTES:
         content = value or b"\0\0\0\0"
-        return dice.choice([b"", content[:-1], content + b"\0", content * 2, dice.randbytes(len(content) % 4096)])
+        return dice.choice(
+            [b"", content[:-1], content + b"\0", content * 2, dice.randbytes(len(content) % 4096)]
+        )
     return dice.choice([*TEXTS, (value or "") + "1", (value or "")[:-1]])
 
 
@@ -211,7 +225,9 @@ def change_operators(model: ModelProto, dice: random.Random) -> None:
         elif what == 1:
             node.op_type = other.op_type
         elif what == 2:
-            node.domain = dice.choice(["", "ai.onnx", "qonnx.custom_op.general", "com.microsoft", "ai.onnx.ml"])
+            node.domain = dice.choice(
+                ["", "ai.onnx", "qonnx.custom_op.general", "com.microsoft", "ai.onnx.ml"]
+            )
         elif what == 3:
             node.attribute.extend([_copied(a) for a in other.attribute])
         else:
@@ -357,8 +373,8 @@ def mutated(corpus: Corpus, dice: random.Random) -> tuple[str, bytes]:
     for rewrite in changes:
         try:
             rewrite(model, dice)
-        except (ValueError, TypeError, UnicodeError, EncodeError, DecodeError):
-            continue  # protobuf refuses to hold that
+        except (ValueError, TypeError, IndexError, EncodeError, DecodeError):
+            continue  # there is nothing of the kind, or protobuf refuses to hold it
     try:
         return changes[0].__name__, model.SerializeToString()
     except (EncodeError, ValueError):

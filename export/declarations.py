@@ -95,6 +95,7 @@ def _replaces_inputs(module: fx.GraphModule, args: Sequence[Tensor]) -> bool:
         return True
     return any(
         spec.shape is None
+        or not isinstance(x, Tensor)
         or spec.dtype is not x.dtype
         or len(spec.shape) != x.ndim
         or any(isinstance(d, int) and d != size for d, size in zip(spec.shape, x.shape, strict=True))

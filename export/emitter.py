@@ -168,7 +168,8 @@ class _Emitter:
     def _value_info(self, node: fx.Node) -> onnx.ValueInfoProto:
         name = self.names[node][0]
         self.values[node] = name
-        if name not in self.infos:
+        file = [v for v in self.source.graph.input if v.name == name and not v.type.HasField("tensor_type")]
+        if name not in self.infos or file:  # a sequence or an optional
             return self._declared(name, self.source.graph.input)
         info = self.infos[name]
         element_type = self.packed.get(name) or onnx_element_type(info.dtype)

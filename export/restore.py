@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, helper
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, helper, numpy_helper
 from torch import fx
 
 import qonnx_torch.nn as qnn
@@ -95,6 +96,7 @@ class _Graph:
             within = {p.removeprefix(prefix): t for p, t in state.items() if p.startswith(prefix)}
             child.fill(within, taken)
             child.declare_values()
+        self.fill_attributes()
         initializers = {i.name: i for i in self.proto.initializer}
         constants = {n.output[0]: n for n in self.proto.node if n.op_type == "Constant" and n.output}
         for origin in self.tensors:
@@ -109,6 +111,17 @@ class _Graph:
                 self.proto.initializer.append(tensor_proto(state[paths[0]], name))
                 for path in paths:
                     self.repoint(path, name)
+
+    def fill_attributes(self) -> None:
+        """Writes parameters that the file has as attributes into their nodes, where they have changed."""
+        for target, indices in self.calls.items():
+            operator = self.module.get_submodule(target)
+            if isinstance(operator, qnn.LearnedOperator):
+                current = operator.learned_attributes()
+                for index in indices:
+                    for attribute in self.proto.node[index].attribute:
+                        if attribute.name in current:
+                            _set_attribute(attribute, current[attribute.name])
 
     def declare_values(self) -> None:
         """Declares a subgraph's values as they are now, as far as that was inferred."""
@@ -177,6 +190,18 @@ def _fresh(name: str, taken: set[str]) -> str:
         count += 1
     taken.add(f"{name}_{count}")
     return f"{name}_{count}"
+
+
+def _set_attribute(attribute: AttributeProto, value: Any) -> None:
+    """Updates an attribute of floats, or a tensor (element type and numbers), that has another value."""
+    if attribute.type == AttributeProto.FLOATS:
+        if list(attribute.floats) != list(value):
+            attribute.floats[:] = value
+        return
+    old = numpy_helper.to_array(attribute.t)
+    new = np.array(value[1], old.dtype).reshape(old.shape)
+    if not np.array_equal(old, new):
+        attribute.t.CopyFrom(numpy_helper.from_array(new, attribute.t.name))
 
 
 def _set_constant(attribute: AttributeProto, tensor: torch.Tensor, encoding: str) -> None:

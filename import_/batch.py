@@ -389,7 +389,7 @@ def _set_batch(
 
 
 def _forget_sizes(graph: GraphProto, sizes: Container[int]) -> None:
-    """Takes sizes that may be the old batch out of what a subgraph declares; the exporter infers them anew."""
+    """Takes sizes that may be the old batch out of what a subgraph declares, as above."""
     del graph.value_info[:]
     for value in (*graph.input, *graph.output):
         for dim in value.type.tensor_type.shape.dim:

@@ -12,7 +12,7 @@ from torch import fx
 
 import qonnx_torch.nn as qnn
 from qonnx_torch.dtypes import PACKED_TYPES
-from qonnx_torch.errors import QonnxTorchError, UnsupportedModelError
+from qonnx_torch.errors import InvalidModelError, QonnxTorchError, UnsupportedModelError, quoted, shortened
 from qonnx_torch.names import identifier
 from qonnx_torch.ordering import label, reads, sorted_nodes, subgraphs
 from qonnx_torch.provenance import NodeOrigin, Provenance, TensorOrigin, attach_provenance
@@ -24,12 +24,15 @@ from .following import computed
 from .forms import attributes_of, check_form
 from .legacy import Aligned, Literal, NodeForm, modernize
 from .quantizers import quantizer_call
+from .schemas import check_schema
 from .scope import Scope
 from .skeleton import skeleton
 from .subgraphs import SubgraphBuilder, check_subgraphs, subgraph_call
 from .tensors import TensorStore
 
 __all__ = ["build"]
+
+_MOST_LISTED = 1000
 
 
 def build(model: ModelProto, tensors: TensorStore) -> fx.GraphModule:
@@ -65,10 +68,13 @@ def _refuse_unknown(graph: GraphProto, sets: OperatorSets) -> None:
             if domain == "" and node.op_type == "Upsample" and version < 10:
                 continue
             if REGISTRY.find(domain, node.op_type, version) is None:
-                refused.append(f"  {label(node)}: {domain or 'ai.onnx'}::{node.op_type} version {version}")
+                operator = shortened(f"{domain or 'ai.onnx'}::{node.op_type}")
+                refused.append(f"  {label(node)}: {operator} version {version}")
     if refused:
+        more = [f"  and {len(refused) - _MOST_LISTED} more"] if len(refused) > _MOST_LISTED else []
+        lines = "\n".join([*refused[:_MOST_LISTED], *more])
         raise UnsupportedModelError(
-            f"{len(refused)} of {total} nodes have operators that are not supported:\n" + "\n".join(refused)
+            f"{len(refused)} of {total} nodes have operators that are not supported:\n{lines}"
         )
 
 
@@ -88,7 +94,8 @@ class _GraphBuilder:
         self.sets = sets
         self.tensors = tensors
         if graph.sparse_initializer:
-            raise UnsupportedModelError(f"sparse initializer {graph.sparse_initializer[0].values.name!r}")
+            name = graph.sparse_initializer[0].values.name
+            raise UnsupportedModelError(f"the initializer {quoted(name)} is sparse; store it dense")
         self.scope = Scope(graph, tensors, outer)
         self.quantizers: dict[str, tuple[type[Any], dict[str, Any]]] = {}
 
@@ -132,11 +139,13 @@ class _GraphBuilder:
 
     def _convert_node(self, proto: NodeProto, index: int) -> None:
         domain, version = self.sets.domain(proto), self.sets.version(proto)
+        check_schema(proto, domain, version)
         form = NodeForm(
             proto.op_type, [n or None for n in proto.input], attributes_of(proto), len(proto.output)
         )
         if domain == "":
             modernize(form, version)
+        if domain in ("", "com.microsoft"):
             self._spell_out_types(form)
         operator = REGISTRY.get(domain, form.op_type, version)
         check_form(form, operator, strict=domain == "")
@@ -220,7 +229,12 @@ class _GraphBuilder:
         attributes = dict(form.attributes)
         if operator.counts_outputs and self._wanted(proto) > 1:
             attributes["outputs"] = len(proto.output)
-        self.scope.root.add_module(name, module_class(**attributes))
+        try:
+            module = module_class(**attributes)
+        except (ArithmeticError, LookupError, TypeError, ValueError, RuntimeError) as error:
+            reason = shortened(str(error).partition("\n")[0])
+            raise InvalidModelError(f"{operator}: its attributes do not fit each other ({reason})") from error
+        self.scope.root.add_module(name, module)
         return self.scope.graph.call_module(name, tuple(args))
 
     def _builder_of(self, graph: GraphProto) -> SubgraphBuilder:
@@ -243,7 +257,7 @@ class _GraphBuilder:
         if not several:
             read = [name for name in names[1:] if name and name in self.read]
             if read:
-                raise UnsupportedModelError(f"its output {read[0]!r} is not available")
+                raise UnsupportedModelError(f"its output {quoted(read[0])} is not available")
             scope.values[names[0]] = node
             return
         for i, name in enumerate(names):

@@ -7,15 +7,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from onnx import NodeProto, TensorProto, helper
+from onnx import AttributeProto, NodeProto, TensorProto, helper
 
-from qonnx_torch.errors import InvalidModelError, UnsupportedModelError
+from qonnx_torch.errors import InvalidModelError, UnsupportedModelError, quoted
 from qonnx_torch.ops import as_python
 from qonnx_torch.ordering import label
 
 from .tensors import TensorStore
 
 __all__ = ["Constant", "constant_value", "is_constant"]
+
+_MOST_NUMBERS = 1 << 16
 
 
 @dataclass(slots=True)
@@ -43,8 +45,26 @@ class Constant:
         return self.tensors.field(self.proto)
 
     def python(self) -> Any:
-        """Returns the value as Python numbers: one number, or a tuple (of tuples)."""
+        """Returns the value as Python numbers: one number, or a tuple (of tuples).
+
+        Raises:
+            UnsupportedModelError: there are too many of them.
+        """
+        if self.numel() > _MOST_NUMBERS:
+            raise UnsupportedModelError(
+                f"its input {quoted(self.name)} has {self.numel()} elements; as a shape, list of axes or the "
+                f"like it may have {_MOST_NUMBERS}"
+            )
         return as_python(self.tensor())
+
+
+_ATTRIBUTE_TYPES = {
+    "value": AttributeProto.TENSOR,
+    "value_float": AttributeProto.FLOAT,
+    "value_floats": AttributeProto.FLOATS,
+    "value_int": AttributeProto.INT,
+    "value_ints": AttributeProto.INTS,
+}
 
 
 def is_constant(node: NodeProto) -> bool:
@@ -63,6 +83,12 @@ def constant_value(node: NodeProto) -> TensorProto:
         raise InvalidModelError(f"Constant node {label(node)} needs exactly one attribute")
     attribute = node.attribute[0]
     name = node.output[0]
+    expected = _ATTRIBUTE_TYPES.get(attribute.name)
+    if expected is not None and attribute.type != expected:
+        given, wanted = (AttributeProto.AttributeType.Name(t) for t in (attribute.type, expected))
+        raise InvalidModelError(
+            f"Constant node {label(node)}: its attribute {attribute.name} is of type {given}, not {wanted}"
+        )
     if attribute.name == "value":
         tensor: TensorProto = attribute.t
         return tensor

@@ -7,7 +7,8 @@ import warnings
 import onnx
 from onnx import ModelProto, NodeProto
 
-from qonnx_torch.errors import InvalidModelError
+from qonnx_torch.errors import InvalidModelError, shortened
+from qonnx_torch.ordering import label
 from qonnx_torch.registry import CHANNELS_LAST_DOMAIN, QONNX_DOMAIN, canonical_domain, is_stray_qonnx
 
 __all__ = ["OperatorSets"]
@@ -17,6 +18,9 @@ def _newest_opset_of_ir(ir_version: int) -> int:
     """Returns the newest ai.onnx operator set that was released with an IR version."""
     candidates = [row[2] for row in onnx.helper.VERSION_TABLE if row[1] <= ir_version]
     return max(candidates, default=1)
+
+
+_LARGEST_VERSION = (1 << 31) - 1  # onnx takes no larger one
 
 
 class OperatorSets:
@@ -32,6 +36,10 @@ class OperatorSets:
         self._domains: dict[tuple[str, str], str] = {}
         for entry in model.opset_import:
             domain = canonical_domain(entry.domain)
+            if not (0 if domain else 1) <= entry.version <= _LARGEST_VERSION:
+                raise InvalidModelError(
+                    f"the model imports version {entry.version} of {shortened(domain or 'ai.onnx')}; there is none"
+                )
             self.versions[domain] = max(entry.version, self.versions.get(domain, 0))
         if "" not in self.versions:
             if self._uses_default_domain(model) and model.ir_version >= 3:
@@ -74,11 +82,11 @@ class OperatorSets:
             by_inputs = {5: 1, 6: 2}.get(len(node.input))
             if by_inputs is None:
                 raise InvalidModelError(
-                    f"node {node.name!r} (Trunc): {len(node.input)} inputs; version 1 has 5, version 2 has 6"
+                    f"node {label(node)}: {len(node.input)} inputs; version 1 has 5, version 2 has 6"
                 )
             if by_inputs != min(version, 2):
                 warnings.warn(
-                    f"node {node.name!r} (Trunc) has the inputs of version {by_inputs}, but {domain} is "
+                    f"node {label(node)} has the inputs of version {by_inputs}, but {domain} is "
                     f"imported at version {version}; reading version {by_inputs}",
                     stacklevel=2,
                 )

@@ -8,7 +8,7 @@ from typing import Any
 
 from onnx import AttributeProto, NodeProto, helper
 
-from qonnx_torch.errors import InvalidModelError, UnsupportedModelError
+from qonnx_torch.errors import InvalidModelError, UnsupportedModelError, quoted
 from qonnx_torch.ops import as_python
 from qonnx_torch.registry import Operator
 from qonnx_torch.type_names import type_name
@@ -28,9 +28,9 @@ def attributes_of(node: NodeProto) -> dict[str, Any]:
             continue  # a module of its own, see the builder
         if kind in (AttributeProto.GRAPHS, AttributeProto.SPARSE_TENSOR, AttributeProto.SPARSE_TENSORS):
             name = AttributeProto.AttributeType.Name(kind)
-            raise UnsupportedModelError(f"attribute {attribute.name!r} ({name}) is not supported")
+            raise UnsupportedModelError(f"attribute {quoted(attribute.name)} ({name}) is not supported")
         if attribute.ref_attr_name:
-            raise InvalidModelError(f"attribute {attribute.name!r} refers to a function's attribute")
+            raise InvalidModelError(f"attribute {quoted(attribute.name)} refers to a function's attribute")
         value = helper.get_attribute_value(attribute)
         if kind == AttributeProto.TENSOR:
             tensor = tensor_of(value, attribute.name)
@@ -52,7 +52,7 @@ def check_form(form: NodeForm, operator: Operator, *, strict: bool) -> None:
     """Refuses unknown or missing attributes and a wrong number of inputs."""
     unknown = sorted(set(form.attributes) - set(operator.attributes))
     if unknown:
-        text = f"{operator} has no attribute {unknown[0]!r} (it has {sorted(operator.attributes)})"
+        text = f"{operator} has no attribute {quoted(unknown[0])} (it has {sorted(operator.attributes)})"
         if strict:
             raise InvalidModelError(text)
         warnings.warn(f"{text}; ignored", stacklevel=2)
@@ -61,7 +61,8 @@ def check_form(form: NodeForm, operator: Operator, *, strict: bool) -> None:
     for name, value in form.attributes.items():
         expected = operator.attribute_types[name]
         if not _fits(value, expected):
-            raise InvalidModelError(f"{operator}: its attribute {name!r} is {value!r}, not {expected}")
+            shown = repr(value) if len(repr(value)) <= 100 else f"{repr(value)[:100]}..."
+            raise InvalidModelError(f"{operator}: its attribute {name!r} is {shown}, not {expected}")
     missing = sorted(operator.required - set(form.attributes) - operator.subgraphs)
     if missing:
         raise InvalidModelError(f"{operator} needs the attribute {missing[0]!r}")
@@ -90,4 +91,4 @@ def _fits(value: Any, expected: str) -> bool:
     if expected.startswith("tuple"):  # a tensor of one element: its type and number
         return isinstance(value, tuple) and len(value) == 2
     kinds = {"int": int, "bool": int, "float": float, "str": str, "TypeName": str}
-    return type(value) is kinds[expected]
+    return type(value) is kinds.get(expected)  # of the others, graphs, it is none

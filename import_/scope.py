@@ -11,7 +11,7 @@ from torch import fx, nn
 
 from qonnx_torch.dtypes import element_type_of, torch_dtype
 from qonnx_torch.element_types import ElementTypes
-from qonnx_torch.errors import InvalidModelError, UnsupportedModelError
+from qonnx_torch.errors import InvalidModelError, UnsupportedModelError, quoted
 from qonnx_torch.names import Identifiers, identifier, parameter_paths
 from qonnx_torch.nn.tracing import RepresentationTracer
 from qonnx_torch.ops import as_python, as_tensor
@@ -73,7 +73,7 @@ class Scope:
     def _collect_constants(self, graph: GraphProto, tensors: TensorStore) -> None:
         for proto in graph.initializer:
             if proto.name in self.constants:
-                raise InvalidModelError(f"initializer {proto.name!r} occurs twice")
+                raise InvalidModelError(f"initializer {quoted(proto.name)} occurs twice")
             self.constants[proto.name] = Constant(proto.name, proto, tensors)
         for node in graph.node:
             if is_constant(node):
@@ -104,10 +104,12 @@ class Scope:
             if value.name in self.constants:
                 continue
             if value.name in self.values:
-                raise InvalidModelError(f"graph input {value.name!r} is declared twice")
+                raise InvalidModelError(f"graph input {quoted(value.name)} is declared twice")
+            if not value.name:
+                raise InvalidModelError("a graph input has no name")
             kind = value.type.WhichOneof("value")
             if kind not in ("tensor_type", "sequence_type", "optional_type", None):
-                raise UnsupportedModelError(f"graph input {value.name!r} is no tensor ({kind})")
+                raise UnsupportedModelError(f"graph input {quoted(value.name)} is no tensor ({kind})")
             node = self._placeholder(value.name)
             self.types[value.name] = element_type_of(value.type) or (types or {}).get(value.name)
             if value.name in numbers:
@@ -150,7 +152,7 @@ class Scope:
         return None
 
     def adopt(self, borrowed: Iterable[tuple[str, str]], prefix: str) -> None:
-        """Notes constants that live at a path in this graph's module, or pass them on to where they belong."""
+        """Notes the paths of constants in this graph's module; those of graphs around it are kept for them."""
         for name, path in borrowed:
             if name in self.constants:
                 self.constants[name].paths.append(prefix + path)
@@ -263,7 +265,7 @@ class Scope:
             element_type = self.types[name]
             plain = element_type is None or element_type in _PLAIN_SHAPE_TYPES
             args = (node,) if plain else (node, torch_dtype(element_type or 0))
-            found = self.graph.call_function(as_tensor, args)
+            found = self.graph.call_function(as_tensor, args, {"like": self.first_tensor})
             self.place(found, NodeOrigin(-1, "", "as_tensor", self.origins[node].outputs))
             self._materialized[name] = found
         return found

@@ -90,14 +90,13 @@ def _of_values(values: Iterable[ValueInfoProto]) -> Iterator[Any]:
 
 def _of_type(declared: TypeProto) -> Iterator[Any]:
     yield declared.denotation
-    kind = declared.WhichOneof("value")
+    inner = {"sequence_type": "elem_type", "optional_type": "elem_type", "map_type": "value_type"}
+    while (kind := declared.WhichOneof("value")) in inner:
+        declared = getattr(getattr(declared, kind), inner[kind])
+        yield declared.denotation
     if kind in ("tensor_type", "sparse_tensor_type"):
         for dim in getattr(declared, kind).shape.dim:
             yield from (dim.dim_param, dim.denotation)
-    elif kind in ("sequence_type", "optional_type"):
-        yield from _of_type(getattr(declared, kind).elem_type)
-    elif kind == "map_type":
-        yield from _of_type(declared.map_type.value_type)
 
 
 def _of_properties(message: Any) -> Iterator[Any]:

@@ -86,14 +86,9 @@ def element_type_name(element_type: int) -> str:
 
 def element_type_of(declared: TypeProto) -> int:
     """Returns the element type of a declared tensor, sequence or optional; 0 where there is none."""
-    kind = declared.WhichOneof("value")
-    if kind == "tensor_type":
-        return declared.tensor_type.elem_type
-    if kind == "sequence_type":
-        return element_type_of(declared.sequence_type.elem_type)
-    if kind == "optional_type":
-        return element_type_of(declared.optional_type.elem_type)
-    return 0
+    while (kind := declared.WhichOneof("value")) in ("sequence_type", "optional_type"):
+        declared = getattr(declared, kind).elem_type
+    return declared.tensor_type.elem_type if kind == "tensor_type" else 0
 
 
 def torch_dtype(element_type: int) -> torch.dtype:

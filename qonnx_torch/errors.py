@@ -9,6 +9,7 @@ __all__ = [
     "UnsupportedModelError",
     "VerificationError",
     "quoted",
+    "shortened",
 ]
 
 
@@ -19,6 +20,11 @@ def quoted(name: str) -> str:
     ("'a\\\\nb'", "xxx'... (1000 characters)")
     """
     return repr(name) if len(name) <= 200 else f"{name[:100]!r}... ({len(name)} characters)"
+
+
+def shortened(text: str) -> str:
+    """Returns a text as messages show it: cut where it is long."""
+    return text if len(text) <= 200 else f"{text[:100]}... ({len(text)} characters)"
 
 
 class QonnxTorchError(Exception):

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from onnx import AttributeProto, GraphProto, NodeProto
 
-from qonnx_torch.errors import InvalidModelError
+from qonnx_torch.errors import InvalidModelError, quoted, shortened
 
 __all__ = ["free_names", "label", "reads", "sorted_nodes", "subgraphs"]
 
@@ -15,7 +15,7 @@ __all__ = ["free_names", "label", "reads", "sorted_nodes", "subgraphs"]
 def label(node: NodeProto) -> str:
     """Returns how messages name a node: its name, or its first output where it has none."""
     name = node.name or next((o for o in node.output if o), "")
-    return f"{name!r} ({node.op_type})"
+    return f"{quoted(name)} ({shortened(node.op_type)})"
 
 
 def subgraphs(node: NodeProto) -> dict[str, GraphProto]:
@@ -56,18 +56,20 @@ def sorted_nodes(nodes: Sequence[NodeProto], known: Iterable[str], outputs: Iter
     for i, node in enumerate(nodes):
         for name in filter(None, node.output):
             if name in producer or name in known:
-                raise InvalidModelError(f"value {name!r} is produced twice (again by node {label(node)})")
+                raise InvalidModelError(
+                    f"value {quoted(name)} is produced twice (again by node {label(node)})"
+                )
             producer[name] = i
     needs: list[set[int]] = []
     for node in nodes:
         names = reads(node)
         unknown = next((n for n in names if n not in producer and n not in known), None)
         if unknown is not None:
-            raise InvalidModelError(f"node {label(node)} reads {unknown!r}, which nothing produces")
+            raise InvalidModelError(f"node {label(node)} reads {quoted(unknown)}, which nothing produces")
         needs.append({producer[n] for n in names if n in producer})
     for name in outputs:
         if name not in producer and name not in known:
-            raise InvalidModelError(f"graph output {name!r} is produced by nothing")
+            raise InvalidModelError(f"graph output {quoted(name)} is produced by nothing")
     if all(before < i for i, needed in enumerate(needs) for before in needed):
         return list(range(len(nodes)))
 

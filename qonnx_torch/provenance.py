@@ -108,6 +108,9 @@ def fingerprint(module: fx.GraphModule) -> str:
             submodule = module.get_submodule(str(target))
             operator = REGISTRY.of_target(type(submodule))
             attributes = operator.attributes_of(submodule) if operator is not None else {}
+            if hasattr(submodule, "learned_attributes"):  # parameters are values of tensors
+                learned = dict(submodule.named_parameters(recurse=False))
+                attributes = {k: v for k, v in attributes.items() if k not in learned}
             children = {n: fingerprint(c) for n, c in submodule.named_children() if isinstance(c, fx.GraphModule)}
             described = sorted((attributes | children).items())
             name = repr((type(submodule).__qualname__, target, described))

@@ -52,7 +52,23 @@ class BackendCase:
 
     def check(self, outputs: Sequence[Any], expected: Sequence[Any]) -> None:
         """Raises AssertionError where outputs are not what is expected, as the onnx package compares."""
-        Runner.assert_similar_outputs(expected, outputs, self.rtol, self.atol)
+        found, wanted = _leaves(outputs), _leaves(expected)
+        if _structure(outputs) != _structure(expected):
+            raise AssertionError(f"{_structure(outputs)} instead of {_structure(expected)}")
+        Runner.assert_similar_outputs(wanted, found, self.rtol, self.atol)
+
+
+def _leaves(value: Any) -> list[Any]:
+    """Returns the arrays in lists of lists."""
+    if isinstance(value, (list, tuple)):
+        return [leaf for element in value for leaf in _leaves(element)]
+    return [] if value is None else [value]
+
+
+def _structure(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return [_structure(element) for element in value]
+    return None if value is None else "array"
 
 
 def backend_cases(kind: str = "node") -> Iterator[BackendCase]:

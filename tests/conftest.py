@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import onnx
+import onnx.parser
 import pytest
 import torch
 from hypothesis import settings
@@ -37,6 +41,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Runs a test that asks for `corpus` once per real model; skips it, with the reason, without any."""
+    if "subgraph_case" in metafunc.fixturenames:
+        cases = [_subgraph_case(name) for name in _SUBGRAPH_INPUTS]
+        metafunc.parametrize("subgraph_case", cases, ids=lambda case: case.name)
     if "corpus" not in metafunc.fixturenames:
         return
     folder, reason = _corpus_folder()
@@ -114,3 +121,80 @@ def _make_model(
 def make_model() -> Callable[..., ModelProto]:
     """Makes a model of nodes and named arrays; by default opset 13 with one input x (1, 4) and output y."""
     return _make_model
+
+
+# -- models with subgraphs ---------------------------------------------------------------------------
+
+
+def _numbers(*shape: int) -> np.ndarray:
+    return np.random.default_rng(sum(shape)).normal(size=shape).astype(np.float32)
+
+
+def _integer(value: int) -> np.ndarray:
+    return np.array(value, dtype=np.int64)
+
+
+_X, _ROW, _YES, _NO = _numbers(2, 3), _numbers(3), np.array(True), np.array(False)
+_SUBGRAPH_INPUTS = {
+    "if_constant": ((_X,),),
+    "if_data": ((_X, _YES), (_X, _NO)),
+    "if_gives_shape": ((_X,), (_numbers(6, 3),)),
+    "if_in_loop": ((_X,),),
+    "if_normalized": ((_X, _YES), (_X, _NO)),
+    "if_quantized": ((_X, _YES), (_X, _NO)),
+    "if_shape": ((_X,), (_numbers(5, 3),)),
+    "if_two_results": ((_X, _YES), (_X, _NO)),
+    "loop": ((_X, _integer(0)), (_X, _integer(1)), (_X, _integer(4))),
+    "loop_break": ((_X, _YES), (_X, _NO)),
+    "loop_growing": ((_X[:1], _integer(3)), (_X[:1], _integer(0))),
+    "loop_in_if": ((_X, _integer(4), _YES), (_X, _integer(0), _YES), (_X, _integer(4), _NO)),
+    "loop_int32": ((_X,),),
+    "loop_iterations": ((_X,),),
+    "loop_no_iteration": ((_X,),),
+    "loop_over_rows": ((_numbers(5, 3),),),
+    "loop_sequence": ((_numbers(4, 3),),),
+    "map_sequence": (([_X, _X[:1]], _ROW),),
+    "scan": ((_ROW, _numbers(4, 3)),),
+    "scan_axes": ((_ROW[:2], _numbers(2, 4), _numbers(4, 2)),),
+    "scan_batch": ((np.array([4, 2]), _numbers(2, 2), _numbers(2, 4, 2)),),
+    "scan_map": ((_numbers(4, 3),),),
+    "scan_recurrent": ((_ROW, _numbers(4, 3)), (_ROW, _numbers(7, 3))),
+    "while_data": ((_X,),),
+    "while_shape": ((_X,), (_numbers(4, 3),)),
+}
+"""Files in tests/models/subgraphs, each with sets of inputs; a list is a sequence."""
+
+
+@dataclass(frozen=True)
+class _SubgraphCase:
+    name: str
+    model: ModelProto
+    inputs: tuple[tuple[Any, ...], ...]
+
+
+def _subgraph_case(name: str) -> _SubgraphCase:
+    path = _CHECKOUT / "tests" / "models" / "subgraphs" / f"{name}.onnxtxt"
+    return _SubgraphCase(name, onnx.parser.parse_model(path.read_text()), _SUBGRAPH_INPUTS[name])
+
+
+@pytest.fixture(scope="session")
+def subgraph_case_of() -> Callable[[str], _SubgraphCase]:
+    """Reads a small model with subgraphs, and inputs for it, by name; `subgraph_case` is each in turn."""
+    return _subgraph_case
+
+
+def _in_onnxruntime(model: ModelProto, inputs: Sequence[Any]) -> list[Any]:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
+    names = [i.name for i in session.get_inputs()]
+    return list(session.run(None, dict(zip(names, inputs, strict=True))))
+
+
+@pytest.fixture(scope="session")
+def in_onnxruntime() -> Callable[[ModelProto, Sequence[Any]], list[Any]]:
+    """Runs a model on arrays in onnxruntime; QONNX operators need function bodies."""
+    return _in_onnxruntime

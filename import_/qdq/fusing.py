@@ -201,7 +201,7 @@ def _exact_values(
     if integers is None or scale is None or zero_point is None:
         return None
     if level.bounds is not None and level.clip is not None:
-        integers = torch.clamp(integers, *level.bounds)
+        integers = torch.clamp(integers.to(torch.int64), *level.bounds)
     shift = zero_point.to(integers.dtype) if grid.zero_point else None
     try:
         values = dequantize_linear(integers, scale, shift, axis=grid.axis, block_size=grid.block_size)

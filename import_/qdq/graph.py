@@ -86,6 +86,7 @@ class Graph:
         self._retyped: set[str] = set()
         self._reshaped: dict[tuple[str, tuple[int, ...]], str] = {}
         self._numbers: dict[str, str] = {}
+        self._small: dict[str, Tensor] = {}
         self._index()
 
     def _index(self) -> None:
@@ -121,15 +122,20 @@ class Graph:
 
     def _forget(self, position: int) -> None:
         for name in set(self.nodes[position].input) - {""}:
-            del self.readers[name][position]
+            self.readers[name].pop(position, None)
             self._unread.add(name)
 
     # -- what is known of values -------------------------------------------------------------------
 
     def constant(self, name: str) -> Tensor | None:
         """Returns the value of a constant of this graph or of one around it; None of any other value."""
+        if name in self._small:
+            return self._small[name]
         if name in self.constants:
-            return self._tensors.tensor(self.constants[name], name)
+            value: Tensor = self._tensors.tensor(self.constants[name], name)
+            if value.numel() == 1:  # scales and zero points, which many nodes read
+                self._small[name] = value
+            return value
         if self._outer is None or name in self.givers or name in self._inputs:
             return None
         return self._outer.constant(name)
@@ -222,6 +228,7 @@ class Graph:
         """Gives a constant of this graph another value, of any shape and type."""
         proto = self.constants[name]
         own = proto.name
+        self._small.pop(name, None)
         if value.nbytes < LARGE:
             proto.CopyFrom(numpy_helper.from_array(to_array(value), own))
         else:

@@ -4,6 +4,7 @@ from qonnx_torch.nn.control_flow import If, Loop, Scan, Scan8, SequenceMap
 from qonnx_torch.nn.flex_attention import FlexAttention
 from qonnx_torch.nn.learned import (
     LabelEncoder,
+    LearnedOperator,
     LinearClassifier,
     LinearRegressor,
     OneHotEncoder,
@@ -30,6 +31,7 @@ __all__ = [
     "FloatQuant",
     "If",
     "LabelEncoder",
+    "LearnedOperator",
     "LinearClassifier",
     "LinearRegressor",
     "Loop",

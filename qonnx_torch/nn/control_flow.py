@@ -64,7 +64,7 @@ class Loop(SubgraphOperator):
         self._outputs = declared_outputs(body)
 
     def forward(self, *values: Any) -> tuple[Any, ...]:
-        """Returns the final carried values, then the scan outputs; `values` are M, cond, v_initial, captured."""
+        """Returns the carried values, then the scan outputs; `values` are M, cond, v_initial, captured."""
         inputs, captured = self.split(values)
         elements = self._outputs[1 + max(0, len(inputs) - 2) :]
         return loop(*inputs, body=self.body, captured=captured, scan_outputs=elements)

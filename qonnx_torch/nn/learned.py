@@ -77,13 +77,17 @@ class LearnedOperator(nn.Module):
             return nn.Parameter(torch.tensor(value[1], dtype=torch_dtype(value[0])).reshape(-1))
         return nn.Parameter(torch.tensor(value, dtype=torch.float32))
 
-    def onnx_attributes(self) -> dict[str, Any]:
-        """Returns the attributes as they stand now."""
-        current = dict(self.attributes)
+    def learned_attributes(self) -> dict[str, Any]:
+        """Returns the attributes that are parameters, as they stand now."""
+        current: dict[str, Any] = {}
         for name, parameter in self.named_parameters(recurse=False):
             numbers = tuple(parameter.tolist())
             current[name] = (self.types[name], numbers) if name in self.types else numbers
         return current
+
+    def onnx_attributes(self) -> dict[str, Any]:
+        """Returns all attributes as they stand now."""
+        return self.attributes | self.learned_attributes()
 
     def forward(self, X: Tensor) -> Any:
         """Returns what the operator's function does."""
@@ -175,7 +179,7 @@ class TreeOperator(LearnedOperator):
         """Registers the tensors of the trees."""
         self.targets, self.positive, self.depth = trees.targets, trees.positive, trees.forest.depth
         for name in Forest.tensors:
-            self.register_buffer(name, getattr(trees.forest, name), persistent=False)
+            self.register_buffer(f"tree_{name}", getattr(trees.forest, name), persistent=False)
         self.register_buffer("votes_of_leaf", trees.votes.of_leaf, persistent=False)
         self.register_buffer("votes_targets", trees.votes.targets, persistent=False)
         for name in ("weights", "base"):  # those that the file has not are held as well
@@ -191,7 +195,7 @@ class TreeOperator(LearnedOperator):
         """Returns the trees as they stand now."""
         weights, base = self._learned("weights"), self._learned("base")
         return Ensemble(
-            forest=Forest(**{n: self.get_buffer(n) for n in Forest.tensors}, depth=self.depth),
+            forest=Forest(**{n: self.get_buffer(f"tree_{n}") for n in Forest.tensors}, depth=self.depth),
             votes=Votes(self.get_buffer("votes_of_leaf"), self.get_buffer("votes_targets")),
             weights=self.get_buffer("no_weights") if weights is None else weights,
             base=self.get_buffer("no_base") if base is None else base,

@@ -19,8 +19,8 @@ class SubgraphOperator(nn.Module):
     """Base of the operators with subgraphs, which are children by the names of the ONNX attributes.
 
     It is called with the operator's inputs (None where absent) and then with the values that the subgraphs
-    read from the graph around them. Each subgraph takes its formal inputs and then those values, and returns a
-    tuple.
+    read from the graph around them. Each subgraph takes its formal inputs and then those values, and returns
+    a tuple.
 
     Args:
         captured: number of values that the subgraphs read from around them.

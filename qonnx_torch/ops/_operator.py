@@ -28,7 +28,11 @@ def is_shape_value(value: object) -> bool:
 
 
 def as_tensor(
-    value: Any, dtype: torch.dtype | None = None, *, device: torch.device | None = None
+    value: Any,
+    dtype: torch.dtype | None = None,
+    *,
+    device: torch.device | None = None,
+    like: Any = None,
 ) -> torch.Tensor:
     """Returns a shape value as the tensor that ONNX has there.
 
@@ -39,10 +43,12 @@ def as_tensor(
         value: Python numbers, or a tensor.
         dtype: the result's; int64, bool or float32 after the numbers where absent.
         device: the result's.
+        like: a tensor that has that device.
     """
     if isinstance(value, Proxy):
         args = (value,) if dtype is None else (value, dtype)
-        return value.tracer.create_proxy("call_function", as_tensor, args, {})  # type: ignore[return-value]
+        kwargs = {} if like is None else {"like": like}
+        return value.tracer.create_proxy("call_function", as_tensor, args, kwargs)  # type: ignore[return-value]
     if isinstance(value, torch.Tensor):
         return value if dtype is None else value.to(dtype)
     first = value
@@ -56,6 +62,8 @@ def as_tensor(
         dtype = torch.float32
     else:
         dtype = torch.int64
+    if device is None and isinstance(like, torch.Tensor):
+        device = like.device
     return torch.tensor(value, dtype=dtype, device=device)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch._higher_order_ops.scan import scan
 
 __all__ = ["Cell", "Layer"]
 
@@ -65,9 +66,16 @@ class Layer:
         return self._results(torch.stack(outputs, 1), final)
 
     def can_fuse(self) -> bool:
-        """Returns whether torch's fused kernels compute this: all steps count, and the dtype is known."""
+        """Returns whether torch's fused kernels compute this: all steps count, and the dtype is known.
+
+        `torch.compile` (2.13) fails in LSTM's on CPU where weights need gradients, and takes the others apart
+        into steps, as `run` does.
+        """
+        if torch.compiler.is_compiling() and not torch.compiler.is_exporting():
+            return False
         computed = self.X.dtype in (torch.float32, torch.float64) or self.X.device.type == "cuda"
-        return computed and self.sequence_lens is None and self._inputs().shape[0] > 0
+        steps = self._inputs().shape[0]
+        return computed and self.sequence_lens is None and not _is_symbolic(steps) and steps > 0
 
     def fused(self, kernel: Callable[..., Any], order: Sequence[int]) -> tuple[Tensor, ...]:
         """Returns the same as `run`, by one of torch's kernels, whose gates are ours in another order."""
@@ -104,24 +112,31 @@ class Layer:
         self, gates: Tensor, states: tuple[Tensor, ...], cell: Cell, reverse: bool
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         steps = gates.shape[0]
-        valid: list[Tensor | None] = [None] * steps
         if reverse:
             gates = self._reversed(gates)
+        inputs = [gates]
         if self.sequence_lens is not None:
             times = torch.arange(steps, device=gates.device)
-            valid = list((times[:, None] < self.sequence_lens).unsqueeze(-1).unbind())
-        outputs = []
-        for x, keep in zip(gates.unbind(), valid, strict=True):
-            new = cell(x, states)
-            output = new[0]
-            if keep is not None:
-                output = torch.where(keep, output, 0.0)
-                new = tuple(torch.where(keep, n, s) for n, s in zip(new, states, strict=True))
-            outputs.append(output)
-            states = new
-        if not outputs:
-            return gates.new_zeros((0, *states[0].shape)), states
-        y = torch.stack(outputs)
+            inputs.append((times[:, None] < self.sequence_lens).unsqueeze(-1))
+
+        def step(states: tuple[Tensor, ...], inputs: Sequence[Tensor]) -> tuple[tuple[Tensor, ...], Tensor]:
+            new = cell(inputs[0], states)
+            if len(inputs) == 1:
+                return new, new[0]
+            keep = inputs[1]  # whether the step counts
+            kept = tuple(torch.where(keep, n, s) for n, s in zip(new, states, strict=True))
+            return kept, torch.where(keep, new[0], 0.0)
+
+        if _is_symbolic(steps):
+            states, y = _scan(step, states, inputs)
+        else:
+            outputs = []
+            for own in zip(*(i.unbind() for i in inputs), strict=True):
+                states, output = step(states, own)
+                outputs.append(output)
+            if not outputs:
+                return gates.new_zeros((0, *states[0].shape)), states
+            y = torch.stack(outputs)
         if self.sequence_lens is not None:  # an empty sequence has no last state; onnxruntime gives 0
             states = tuple(torch.where(self.sequence_lens.unsqueeze(-1) > 0, s, 0.0) for s in states)
         return (self._reversed(y) if reverse else y), states
@@ -143,3 +158,26 @@ class Layer:
         if self.layout:
             return y.permute(2, 0, 1, 3), *(s.transpose(0, 1) for s in states)
         return y, *states
+
+
+def _is_symbolic(steps: int | torch.SymInt) -> bool:
+    """Returns whether a number of steps is dynamic in a graph that is being traced."""
+    if not torch.compiler.is_compiling():
+        return False
+    from torch.fx.experimental.symbolic_shapes import has_static_value  # slow to load
+
+    return not has_static_value(steps)
+
+
+def _scan(
+    step: Callable[..., tuple[tuple[Tensor, ...], Tensor]], states: tuple[Tensor, ...], inputs: list[Tensor]
+) -> tuple[tuple[Tensor, ...], Tensor]:
+    """Returns the last states and all outputs of any number of steps, as one node of a traced graph."""
+
+    def combine(states: list[Tensor], inputs: list[Tensor]) -> tuple[list[Tensor], Tensor]:
+        new, output = step(tuple(states), inputs)
+        return list(new), output.clone()  # results must not share memory
+
+    first = [state.clone(memory_format=torch.contiguous_format) for state in states]
+    last, outputs = scan(combine, first, inputs)
+    return tuple(last), outputs

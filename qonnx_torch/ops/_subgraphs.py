@@ -17,8 +17,10 @@ __all__ = [
     "ElementType",
     "Subgraph",
     "alike",
+    "fresh",
     "has_no_value",
     "integer",
+    "is_symbolic",
     "no_elements",
     "refuse",
     "stacked",
@@ -55,6 +57,16 @@ def _only(value: Any, what: str) -> Any:
 def has_no_value(value: Any) -> bool:
     """Returns whether a value is a fake tensor of an inference of shapes."""
     return not torch.compiler.is_compiling() and isinstance(value, FakeTensor)
+
+
+def is_symbolic(length: Any) -> bool:
+    """Returns whether a length is a dynamic one of a graph that `torch.export` makes."""
+    return torch.compiler.is_exporting() and isinstance(length, torch.SymInt)
+
+
+def fresh(values: Iterable[Any]) -> tuple[Any, ...]:
+    """Returns values as copies: what the body of an exported loop returns must not be one of its inputs."""
+    return tuple(v.clone() if isinstance(v, Tensor) else v for v in values)
 
 
 def refuse(value: Tensor) -> NoReturn:

@@ -17,10 +17,20 @@ __all__ = [
     "pad_spatial",
     "resolve_pads",
     "spatial_values",
+    "surely",
     "symmetric_padding",
     "too_small",
     "windows",
 ]
+
+
+def surely(condition: bool | torch.SymBool) -> bool:
+    """Returns whether a condition on sizes holds at all sizes; asking makes no symbolic size a fixed one."""
+    if isinstance(condition, bool) and not torch.compiler.is_compiling():
+        return condition
+    from torch.fx.experimental.symbolic_shapes import statically_known_true  # slow to load
+
+    return statically_known_true(condition)
 
 
 def spatial_values(values: Sequence[int] | None, rank: int, name: str) -> list[int]:
@@ -72,9 +82,7 @@ def _at_least_zero(n: Any) -> Any:
 
 def is_symmetric(begins: Sequence[int], ends: Sequence[int]) -> bool:
     """Returns whether torch's operators can add these pads themselves: known, equal, none negative."""
-    return all(isinstance(b, int) and isinstance(e, int) for b, e in zip(begins, ends, strict=True)) and (
-        list(begins) == list(ends) and all(b >= 0 for b in begins)
-    )
+    return all(surely(b == e) and surely(b >= 0) for b, e in zip(begins, ends, strict=True))
 
 
 def pad_spatial(x: Tensor, begins: Sequence[int], ends: Sequence[int], value: float = 0.0) -> Tensor:
@@ -82,7 +90,7 @@ def pad_spatial(x: Tensor, begins: Sequence[int], ends: Sequence[int], value: fl
     flat: list[int] = []
     for begin, end in zip(reversed(begins), reversed(ends), strict=True):
         flat += [begin, end]
-    return x if all(isinstance(p, int) and p == 0 for p in flat) else F.pad(x, flat, value=value)
+    return x if all(surely(p == 0) for p in flat) else F.pad(x, flat, value=value)
 
 
 def symmetric_padding(x: Tensor, pads: Sequence[int], value: float = 0.0) -> tuple[Tensor, list[int]]:

@@ -96,9 +96,8 @@ def attention(
         and softmax_precision is None
         and not (is_causal and past)
     ):
-        y = F.scaled_dot_product_attention(
-            Q, K, V, is_causal=bool(is_causal), scale=scale, enable_gqa=Q.shape[1] != K.shape[1]
-        )
+        keys, values = repeat_heads(K, Q.shape[1]), repeat_heads(V, Q.shape[1])
+        y = F.scaled_dot_product_attention(Q, keys, values, is_causal=bool(is_causal), scale=scale)
         scores = None
     else:
         offset: Any = past if nonpad_kv_seqlen is None else nonpad_kv_seqlen.reshape(-1, 1, 1, 1) - Q.shape[2]

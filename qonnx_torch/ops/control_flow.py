@@ -1,7 +1,8 @@
 """If and Loop, with their subgraphs as Python callables.
 
-A subgraph takes its formal inputs and then what it reads from the graph around it (`captured`), and returns a
-tuple of its outputs. Values are tensors, Python numbers (shapes), lists (sequences) or None (empty optionals).
+A subgraph takes its formal inputs and then what it reads from the graph around it (`captured`); it returns
+a tuple of its outputs. Values are tensors, Python numbers (shapes), lists (sequences) or None (empty
+optionals).
 """
 
 from __future__ import annotations
@@ -11,15 +12,19 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._higher_order_ops.scan import scan as scan_tensors
 from torch._higher_order_ops.while_loop import while_loop
 
-from qonnx_torch.ops._operator import as_tensor, operator
+from qonnx_torch.errors import UnsupportedModelError
+from qonnx_torch.ops._operator import as_tensor, is_shape_value, operator
 from qonnx_torch.ops._subgraphs import (
     ElementType,
     Subgraph,
     alike,
+    fresh,
     has_no_value,
     integer,
+    is_symbolic,
     no_elements,
     refuse,
     stacked,
@@ -41,8 +46,8 @@ def if_(
     """Returns the outputs of `then_branch` where the condition holds, else those of `else_branch`.
 
     A condition that is a Python number is decided while tracing. A tensor is read, but `torch.export` keeps
-    both branches (`torch.cond`, which wants equal types and shapes), and so does a compiled graph of `uniform`
-    branches; of others it breaks there. On fake tensors, which have no values, both run and must agree.
+    both branches (`torch.cond`, which wants equal types and shapes), and so does a compiled graph where they
+    are `uniform`; else it breaks. On fake tensors, which have no values, both run and must agree.
 
     Args:
         cond: bool, one element.
@@ -69,8 +74,7 @@ def _both_branches(
     cond: Tensor, then_branch: Subgraph, else_branch: Subgraph, captured: Sequence[Any]
 ) -> tuple[Any, ...]:
     def branch(subgraph: Subgraph) -> Callable[[], tuple[Any, ...]]:
-        # What a branch of torch.cond returns must not be one of its inputs.
-        return lambda: tuple(v.clone() if isinstance(v, Tensor) else v for v in subgraph(*captured))
+        return lambda: fresh(subgraph(*captured))
 
     return tuple(torch.cond(cond.reshape(()), branch(then_branch), branch(else_branch), ()))
 
@@ -86,12 +90,13 @@ def loop(
 ) -> tuple[Any, ...]:
     """Returns the final carried values and the scan outputs, stacked along a new first dimension.
 
-    for (i = 0; i < M and cond; ++i): cond, *v, *elements = body(i, True, *v, *captured). Without `cond` the
-    number of iterations alone counts, as the specification has it (onnxruntime goes by the body's condition
-    there, too); with neither, it is the body's condition, since nothing else could end the loop.
+    for (i = 0; i < M and cond; ++i): cond, *v, *elements = body(i, True, *v, *captured). The body's condition
+    counts also where `cond` is absent. The specification ignores it there, but onnxruntime does not, and
+    exporters rely on that: so onnxscript writes a `break`.
 
-    M and a condition that are Python numbers are followed while tracing: the loop unrolls. Else `torch.export`
-    keeps a loop without scan outputs as `while_loop`. On fake tensors, which have no values, the carried
+    M and a condition that are Python numbers are followed while tracing: the loop unrolls. Else, and for a
+    dynamic size as M, `torch.export` keeps a loop without scan outputs as `while_loop`, and one that runs M
+    times as `scan`. On fake tensors, which have no values, the carried
     values must keep their types and shapes.
 
     Args:
@@ -108,7 +113,7 @@ def loop(
 
     Source: ONNX Loop-25.
     """
-    run = _Loop(body, captured, follows_body=cond is not None or M is None)
+    run = _Loop(body, captured)
     limit: Any = integer(M) if M is not None and not _cannot_be_read(M, scan_outputs) else M
     going: Any = True if cond is None else cond
     values: tuple[Any, ...] = v_initial
@@ -119,9 +124,12 @@ def loop(
         if unread and scan_outputs:
             refuse(unread[0])
         if unread and has_no_value(unread[0]):
-            return run.on_fakes(iteration, values) or refuse(unread[0])
-        if unread:
+            found = run.on_fakes(iteration, values)
+            return refuse(unread[0]) if found is None else found
+        if unread or (is_symbolic(limit) and not scan_outputs):
             return run.as_while_loop(iteration, limit, going, values)
+        if is_symbolic(limit) and truth(going):
+            return run.as_scan(limit, values)
         if not ((limit is None or iteration < limit) and truth(going)):
             break
         going, values, element = run.step(iteration, values)
@@ -144,40 +152,57 @@ def _cannot_be_read(value: Any, scan_outputs: Sequence[ElementType]) -> bool:
 class _Loop:
     """The body of a loop with what it reads from around it."""
 
-    def __init__(self, body: Subgraph, captured: Sequence[Any], *, follows_body: bool) -> None:
+    def __init__(self, body: Subgraph, captured: Sequence[Any]) -> None:
         self.body = body
         self.captured = captured
-        self.follows_body = follows_body
 
     def step(self, iteration: Any, values: Sequence[Any]) -> tuple[Any, tuple[Any, ...], tuple[Any, ...]]:
         """Runs the body once; returns the condition, the carried values and the scan outputs' elements."""
         result, *rest = self.body(iteration, True, *values, *self.captured)
         carried = len(values)
-        return result if self.follows_body else True, tuple(rest[:carried]), tuple(rest[carried:])
+        return result, tuple(rest[:carried]), tuple(rest[carried:])
 
-    def on_fakes(self, iteration: int, values: tuple[Any, ...]) -> tuple[Any, ...]:
-        """Returns values like the carried ones; nothing where two more iterations change types or shapes."""
+    def on_fakes(self, iteration: int, values: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        """Returns values like the carried ones; None where two more iterations change types or shapes."""
         later = values
         for i in (iteration, iteration + 1):
             _, later, _ = self.step(i, later)
-        return later if alike(values, later) else ()
+        return later if alike(values, later) else None
+
+    def as_scan(self, limit: Any, values: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Returns the carried values and the scan outputs of a `scan` over `limit` iterations."""
+
+        def step(carried: tuple[Any, ...], i: Tensor) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+            result, later, elements = self.step(i, carried)
+            if not truth(result):
+                raise UnsupportedModelError("Loop: an exported loop of dynamic length cannot end early")
+            return fresh(later), fresh(map(as_tensor, elements))
+
+        first, *carried = self.as_tensors((0, *values))
+        steps = torch.arange(limit, device=first.device)
+        final, stacks = scan_tensors(step, fresh(carried), steps)
+        return (*final, *stacks)
+
+    def as_tensors(self, values: Sequence[Any]) -> list[Any]:
+        """Returns values with the numbers among them as tensors, which the body computes on as well."""
+        device = next((v.device for v in (*values, *self.captured) if isinstance(v, Tensor)), None)
+        return [as_tensor(v, device=device) if is_shape_value(v) else v for v in values]
 
     def as_while_loop(
         self, iteration: int, limit: Any, going: Any, values: tuple[Any, ...]
     ) -> tuple[Any, ...]:
         """Returns the carried values of a `while_loop` over the remaining iterations."""
         limit = limit.reshape(()) if isinstance(limit, Tensor) else limit
-        # while_loop has no gradients beside a Python int; the body computes on a tensor as well.
-        first = torch.tensor(iteration) if torch.is_grad_enabled() else iteration
+        first: Any = iteration
+        if torch.is_grad_enabled():  # while_loop has no gradients beside Python numbers
+            first, *values = self.as_tensors((iteration, *values))  # type: ignore[assignment]
 
         def starts(i: Any, condition: Tensor, *carried: Any) -> Any:
             return condition.clone() if limit is None else condition & as_tensor(i < limit)
 
         def step(i: Any, condition: Tensor, *carried: Any) -> tuple[Any, ...]:
             result, later, _ = self.step(i, carried)
-            # What the body returns must not be one of its inputs.
-            fresh = [v.clone() if isinstance(v, Tensor) else v for v in later]
-            return (i + 1, as_tensor(result).reshape(()).clone(), *fresh)
+            return (i + 1, as_tensor(result).reshape(()).clone(), *fresh(later))
 
         condition = as_tensor(going).reshape(())
         return tuple(while_loop(starts, step, (first, condition, *values))[2:])

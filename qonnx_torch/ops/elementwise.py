@@ -183,10 +183,10 @@ def mean(*data_0: Tensor) -> Tensor:
     return _fold(add, data_0) / len(data_0)
 
 
-@operator("Reciprocal")
+@operator("Reciprocal", on_shapes=True)
 def reciprocal(X: Tensor) -> Tensor:
     """Returns 1 / X. Source: ONNX Reciprocal-13."""
-    return torch.reciprocal(X)
+    return computed(lambda x: 1 / x, torch.reciprocal, X)
 
 
 @operator("Sqrt", on_shapes=True)

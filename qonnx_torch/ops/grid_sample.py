@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -69,10 +70,15 @@ def grid_sample(
             f"GridSample: mode {mode!r}, padding_mode {padding_mode!r}, points of {grid.shape[-1]} "
             f"coordinates for {rank} spatial dimensions"
         )
+    if X.is_complex():
+        options: dict[str, Any] = {
+            "align_corners": align_corners,
+            "mode": mode,
+            "padding_mode": padding_mode,
+        }
+        return torch.complex(*(grid_sample(part, grid, **options) for part in (X.real, X.imag)))
     dtype = torch.promote_types(wide(grid.dtype), X.dtype if X.is_floating_point() else torch.float32)
     x, points = X.to(wide(dtype)), grid.to(wide(dtype))
-    if X.is_complex():
-        raise InvalidModelError("GridSample of complex numbers is not supported")
     # torch has no kernel for volumes and cubic, and rounds halves after reflecting, not before.
     native = rank == 2 or (rank == 3 and mode != "cubic")
     if native and not (mode == "nearest" and padding_mode == "reflection"):

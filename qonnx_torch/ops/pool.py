@@ -18,6 +18,7 @@ from qonnx_torch.ops._windows import (
     pad_spatial,
     resolve_pads,
     spatial_values,
+    surely,
     too_small,
     windows,
 )
@@ -166,7 +167,7 @@ def average_pool(
 
 
 def _no_padding(pads: Sequence[int]) -> bool:
-    return all(isinstance(p, int) and p == 0 for p in pads)
+    return all(surely(p == 0) for p in pads)
 
 
 def window_sum(

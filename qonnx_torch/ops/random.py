@@ -23,7 +23,8 @@ def _generator(seed: float | None, device: torch.device | None = None) -> torch.
     if seed is None:
         return None
     (bits,) = struct.unpack("<q", struct.pack("<d", seed))
-    return torch.Generator(device or "cpu").manual_seed(bits)
+    # Generators may read the lower half alone, where simple numbers have nothing but zeros.
+    return torch.Generator(device or "cpu").manual_seed((bits ^ bits >> 32) & 0xFFFFFFFF)
 
 
 def _result_dtype(x: Tensor, dtype: int | None) -> torch.dtype:

@@ -66,8 +66,9 @@ def rnn(
     count = _directions(direction)
     functions = gate_functions(activations, ("Tanh",), count, activation_alpha, activation_beta, clip)
     fused = None
-    if all(f[0].is_plain(functions[0][0].name) for f in functions):
-        fused = {"tanh": torch.rnn_tanh, "relu": torch.rnn_relu}.get(functions[0][0].name)
+    first = functions[0][0].name
+    if all(own[0].is_plain(first) for own in functions):
+        fused = {"tanh": torch.rnn_tanh, "relu": torch.rnn_relu}.get(first)
 
     def cell_of(d: int) -> tuple[Tensor | None, Cell]:
         (f,), recurrence = functions[d], R[d]
@@ -135,8 +136,7 @@ def gru(
 
     def cell_of(d: int) -> tuple[Tensor | None, Cell]:
         f, g = functions[d]
-        size = R.shape[2]
-        gates, candidate = R[d].split([2 * size, size])
+        size, recurrence = R.shape[2], R[d]
         bias, inner = _bias(B, d), None
         if linear_before_reset and B is not None:
             outer, own = B[d].chunk(2)
@@ -145,6 +145,7 @@ def gru(
 
         def next_state(x: Tensor, states: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
             (h,) = states
+            gates, candidate = recurrence.split([2 * size, size])
             x_gates, x_candidate = x.split([2 * size, size], -1)
             z, r = f(x_gates + F.linear(h, gates)).chunk(2, -1)
             if linear_before_reset:
@@ -225,10 +226,11 @@ def lstm(
 
     def cell_of(d: int) -> tuple[Tensor | None, Cell]:
         (f, g, h), recurrence = functions[d], R[d]
-        peepholes = P[d].chunk(3) if P is not None else (0.0, 0.0, 0.0)
+        own = None if P is None else P[d]
 
         def next_states(x: Tensor, states: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
             hidden, cell = states
+            peepholes = (0.0, 0.0, 0.0) if own is None else own.chunk(3)
             i, o, forget, c = (x + F.linear(hidden, recurrence)).chunk(4, -1)
             i = f(i + peepholes[0] * cell)
             forget = 1 - i if input_forget else f(forget + peepholes[2] * cell)
@@ -250,7 +252,7 @@ def _directions(direction: str) -> int:
 
 
 def _are_plain(functions: list[list[GateFunction]], names: Sequence[str]) -> bool:
-    return all(f.is_plain(n.lower()) for own in functions for f, n in zip(own, names, strict=True))
+    return all(f.is_plain(name.lower()) for own in functions for f, name in zip(own, names, strict=True))
 
 
 def _bias(B: Tensor | None, direction: int) -> Tensor | None:

@@ -77,7 +77,7 @@ def resize(
         if crops:
             outside = ((position < 0) | (position > old - 1)).reshape(-1, *[1] * (x.dim() - 1 - dim))
             x = torch.where(outside, torch.full_like(outside, extrapolation_value, dtype=x.dtype), x)
-    if integers and mode != "nearest":
+    if integers and mode != "nearest" and X.dtype != torch.bool:
         limits = torch.iinfo(X.dtype)
         x = x.round().clamp(limits.min, limits.max)
     return x.to(X.dtype)

@@ -7,10 +7,18 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._higher_order_ops.scan import scan as scan_tensors
 
 from qonnx_torch.errors import InvalidModelError
 from qonnx_torch.ops._operator import as_tensor, operator
-from qonnx_torch.ops._subgraphs import ElementType, Subgraph, no_elements, stacked
+from qonnx_torch.ops._subgraphs import (
+    ElementType,
+    Subgraph,
+    fresh,
+    is_symbolic,
+    no_elements,
+    stacked,
+)
 
 __all__ = ["scan", "scan_8", "sequence_map"]
 
@@ -30,7 +38,7 @@ def scan(
     """Returns the final states and the scan outputs of running the body along an axis of the scan inputs.
 
     For each position t: *states, *elements = body(*states, *(x[t] of each scan input), *captured). The loop
-    unrolls where it is traced.
+    unrolls where it is traced; over a dynamic length `torch.export` keeps it as `scan`.
 
     Args:
         initial_state_and_scan_inputs: N states, then the scan inputs, all of one length along their axes.
@@ -51,6 +59,12 @@ def scan(
     count = len(initial_state_and_scan_inputs) - num_scan_inputs
     states, inputs = initial_state_and_scan_inputs[:count], initial_state_and_scan_inputs[count:]
     steps = _Steps(inputs, _flags(scan_input_axes, len(inputs)), _flags(scan_input_directions, len(inputs)))
+    if is_symbolic(steps.length):
+        final, stacks = _exported(body, states, steps, captured)
+        axes = _flags(scan_output_axes, len(stacks))
+        reverse = _flags(scan_output_directions, len(stacks))
+        forward = (s.flip(0) if r else s for s, r in zip(stacks, reverse, strict=True))
+        return (*final, *(s.movedim(0, axis) for s, axis in zip(forward, axes, strict=True)))
     final, elements = _run(body, states, steps, captured)
     kept = len(elements) if steps.length else len(scan_outputs)
     axes, reverse = _flags(scan_output_axes, kept), _flags(scan_output_directions, kept)
@@ -165,6 +179,11 @@ class _Steps:
         last = self.length - 1
         return [x.select(axis, last - step if back else step) for x, axis, back in self._inputs]
 
+    def stacks(self) -> tuple[Tensor, ...]:
+        """Returns the scan inputs with their steps in order along dimension 0."""
+        moved = [(x.movedim(axis, 0), back) for x, axis, back in self._inputs]
+        return tuple(x.flip(0) if back else x for x, back in moved)
+
     def like_elements(self) -> list[Tensor]:
         """Returns tensors of the elements' shapes, also where there are none."""
         return [x.new_zeros([*x.movedim(axis, 0).shape[1:]]) for x, axis, _ in self._inputs]
@@ -181,6 +200,24 @@ def _run(
         states = results[:count]
         elements.append(tuple(results[count:]))
     return tuple(states), list(zip(*elements, strict=True))
+
+
+def _exported(
+    body: Subgraph, states: Sequence[Tensor], steps: _Steps, captured: Sequence[Any]
+) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """Returns the final states and the scan outputs, stacked along dimension 0."""
+    count = len(states)
+
+    def step(
+        carried: tuple[Tensor, ...], elements: tuple[Tensor, ...]
+    ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        results = body(*carried[:count], *elements, *captured)
+        return fresh((*results[:count], carried[count])), fresh(results[count:])
+
+    # A state that nothing reads stands in for none at all, which torch does not take.
+    inputs = steps.stacks()
+    final, stacks = scan_tensors(step, (*fresh(states), inputs[0].new_zeros(())), inputs)
+    return tuple(final[:count]), tuple(stacks)
 
 
 def _flags(values: Sequence[int] | None, count: int) -> list[int]:

@@ -101,28 +101,29 @@ def stft(
     return torch.view_as_real(y).to(signal.dtype)
 
 
-@operator("HannWindow", since_version=17, static=("size",))
-def hann_window(size: int, *, output_datatype: int = 1, periodic: int = 1) -> Tensor:
+@operator("HannWindow", since_version=17, static=("size",), python_only=("like",))
+def hann_window(size: int, *, output_datatype: int = 1, periodic: int = 1, like: Any = None) -> Tensor:
     """Returns 1/2 - 1/2 cos(2 pi n / N), N = size, or size - 1 if not periodic. Source: ONNX-17."""
-    return _window(size, (0.5, -0.5), output_datatype, periodic)
+    return _window(size, (0.5, -0.5), output_datatype, periodic, like)
 
 
-@operator("HammingWindow", since_version=17, static=("size",))
-def hamming_window(size: int, *, output_datatype: int = 1, periodic: int = 1) -> Tensor:
+@operator("HammingWindow", since_version=17, static=("size",), python_only=("like",))
+def hamming_window(size: int, *, output_datatype: int = 1, periodic: int = 1, like: Any = None) -> Tensor:
     """Returns 25/46 - 21/46 cos(2 pi n / N), N = size, or size - 1 if not periodic. Source: ONNX-17."""
-    return _window(size, (25 / 46, -21 / 46), output_datatype, periodic)
+    return _window(size, (25 / 46, -21 / 46), output_datatype, periodic, like)
 
 
-@operator("BlackmanWindow", since_version=17, static=("size",))
-def blackman_window(size: int, *, output_datatype: int = 1, periodic: int = 1) -> Tensor:
+@operator("BlackmanWindow", since_version=17, static=("size",), python_only=("like",))
+def blackman_window(size: int, *, output_datatype: int = 1, periodic: int = 1, like: Any = None) -> Tensor:
     """Returns 0.42 - 0.5 cos(2 pi n / N) + 0.08 cos(4 pi n / N), (size,). Source: ONNX BlackmanWindow-17."""
-    return _window(size, (0.42, -0.5, 0.08), output_datatype, periodic)
+    return _window(size, (0.42, -0.5, 0.08), output_datatype, periodic, like)
 
 
 @operator(
     "MelWeightMatrix",
     since_version=17,
     static=("num_mel_bins", "dft_length", "sample_rate", "lower_edge_hertz", "upper_edge_hertz"),
+    python_only=("like",),
 )
 def mel_weight_matrix(
     num_mel_bins: int,
@@ -132,6 +133,7 @@ def mel_weight_matrix(
     upper_edge_hertz: float,
     *,
     output_datatype: int = 1,
+    like: Any = None,
 ) -> Tensor:
     """Returns the weights (dft_length // 2 + 1, num_mel_bins) that sum a spectrum into mel bands.
 
@@ -145,6 +147,7 @@ def mel_weight_matrix(
         lower_edge_hertz: lower edge of the lowest band.
         upper_edge_hertz: upper edge of the highest band.
         output_datatype: ONNX element type of the result.
+        like: a tensor on whose device the result is.
 
     Source: ONNX MelWeightMatrix-17.
     """
@@ -162,17 +165,23 @@ def mel_weight_matrix(
     falling = (right - row) / (right - center).clamp(min=1)
     weights = torch.where((row >= left) & (row < center), rising, 0.0)
     weights = torch.where((row > center) & (row < right), falling, weights)
-    return torch.where(row == center, 1.0, weights).to(torch_dtype(output_datatype))
+    weights = torch.where(row == center, 1.0, weights)
+    return _placed(weights.to(torch_dtype(output_datatype)), like)
 
 
-def _window(size: Any, factors: tuple[float, ...], output_datatype: int, periodic: int) -> Tensor:
+def _window(size: Any, factors: tuple[float, ...], output_datatype: int, periodic: int, like: Any) -> Tensor:
     """Returns the sum over k of factors[k] cos(2 pi k n / N) for n from 0 to size - 1."""
     count = _number(size)
     angles = torch.arange(count, dtype=torch.float64) * (2 * math.pi) / (count if periodic else count - 1)
     window = torch.zeros_like(angles)
     for k, factor in reversed(list(enumerate(factors))):
         window = window + factor * torch.cos(k * angles)
-    return window.to(torch_dtype(output_datatype))
+    return _placed(window.to(torch_dtype(output_datatype)), like)
+
+
+def _placed(x: Tensor, like: Any) -> Tensor:
+    """Returns x on the device of a tensor, where one is given."""
+    return x.to(like.device) if isinstance(like, Tensor) else x
 
 
 def _number(value: Any) -> Any:

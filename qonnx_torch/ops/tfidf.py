@@ -81,6 +81,10 @@ def grams_of(
     pool: Sequence[int], counts: Sequence[int], indexes: Sequence[int], shortest: int, longest: int
 ) -> Grams:
     """Returns the n-grams of a pool. Raises InvalidModelError where the indexes do not fit it."""
+    if not 1 <= shortest <= longest <= len(counts):
+        raise InvalidModelError(
+            f"n-grams of {shortest} to {longest} are asked for, ngram_counts has {len(counts)} lengths"
+        )
     size, count = max(indexes, default=-1) + 1, len(indexes)
     numbered: list[dict[tuple[int, ...], int]] = [{} for _ in range(longest)]
     number = 0

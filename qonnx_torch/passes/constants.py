@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from qonnx_torch.bounded import Bounded
 from qonnx_torch.nn.subgraphs import SubgraphOperator
 
 __all__ = ["ConstantValues", "graphs_in", "nested_graphs"]
@@ -47,15 +48,33 @@ class ConstantValues:
 
     def value(self, node: fx.Node) -> Any:
         """Returns the value of a constant node."""
-        if node in self._given and node not in self._values:
-            self._values[node] = self._given[node]()
-        if node not in self._values:
-            for source in node.all_input_nodes:
-                self.value(source)
-            self._interpreter.env = self._values
-            with torch.no_grad():
-                self._values[node] = self._interpreter.run_node(node)
+        waiting = [node]
+        while waiting:  # no recursion: chains may be long
+            step = waiting[-1]
+            missing = [s for s in step.all_input_nodes if s not in self._values]
+            if missing and step not in self._given:
+                waiting += missing
+                continue
+            if step not in self._values:
+                self._values[step] = self._compute(step)
+            waiting.pop()
         return self._values[node]
+
+    def _compute(self, node: fx.Node) -> Any:
+        if node in self._given:
+            return self._given[node]()
+        self._interpreter.env = self._values
+        with torch.no_grad():
+            return self._interpreter.run_node(node)
+
+    def rank(self, node: fx.Node) -> int | None:
+        """Returns the number of dimensions of a constant node; None where computing it is too much or fails."""
+        try:
+            with Bounded():
+                value = self.value(node)
+        except Exception:  # whatever it is: it fails again, with its own message, when the module runs
+            return None
+        return value.dim() if isinstance(value, torch.Tensor) else None
 
 
 def nested_graphs(module: fx.GraphModule) -> Iterator[tuple[str, fx.GraphModule, ConstantValues]]:

@@ -59,11 +59,16 @@ class ValueInfo:
 
 @dataclass(frozen=True, slots=True)
 class InputSpec:
-    """A graph input as declared: name, shape (None where the file gives none), dtype."""
+    """A graph input as declared: name, shape (None where the file gives none), dtype.
+
+    Attributes:
+        value: of an example input that is no tensor: a sequence of tensors, or an empty optional.
+    """
 
     name: str
     shape: tuple[Dim, ...] | None
     dtype: torch.dtype
+    value: list[Tensor] | None = None
 
 
 def declared_inputs(module: fx.GraphModule) -> list[InputSpec] | None:
@@ -219,18 +224,26 @@ def _evaluating(module: fx.GraphModule) -> Iterator[None]:
 
 
 def propagate(
-    module: fx.GraphModule, inputs: Sequence[tuple[Sequence[int], torch.dtype]], interpreter: FakeInterpreter
+    module: fx.GraphModule,
+    inputs: Sequence[tuple[Sequence[int], torch.dtype] | list[Tensor] | None],
+    interpreter: FakeInterpreter,
 ) -> dict[fx.Node, Any]:
     """Returns what each node gives on fake inputs of these shapes and dtypes, in `eval()`.
 
     Nodes in subgraphs are left out; the interpreter has them.
     """
     with _evaluating(module), _quiet(), torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True):
-        interpreter.run(*(torch.empty(tuple(shape), dtype=dtype) for shape, dtype in inputs))
+        interpreter.run(*map(_fake, inputs))
     return interpreter.results
 
 
-def infer_shapes(module: fx.GraphModule, *args: Tensor) -> dict[str, ValueInfo]:
+def _fake(like: tuple[Sequence[int], torch.dtype] | list[Tensor] | None) -> Any:
+    if isinstance(like, tuple):
+        return torch.empty(tuple(like[0]), dtype=like[1])
+    return None if like is None else [torch.empty(t.shape, dtype=t.dtype) for t in like]
+
+
+def infer_shapes(module: fx.GraphModule, *args: Any) -> dict[str, ValueInfo]:
     """Returns shape and dtype of every value, by ONNX name; also written to `node.meta["value_info"]`.
 
     Values in subgraphs have it written as well, as far as it can be told, but are not returned; sequences and
@@ -251,7 +264,12 @@ def infer_shapes(module: fx.GraphModule, *args: Tensor) -> dict[str, ValueInfo]:
     """
     specs: list[InputSpec]
     if args:
-        specs = [InputSpec(str(i), tuple(a.shape), a.dtype) for i, a in enumerate(args)]
+        specs = [
+            InputSpec(str(i), tuple(a.shape), a.dtype)
+            if isinstance(a, Tensor)
+            else InputSpec(str(i), None, torch.float32, a)
+            for i, a in enumerate(args)
+        ]
     else:
         specs = _declared_specs(module)
     for graph in module.modules():
@@ -337,7 +355,7 @@ def _symbols(specs: Sequence[InputSpec]) -> dict[str, tuple[int, int]]:
     return names
 
 
-def _sizes(specs: Sequence[InputSpec]) -> Iterator[list[tuple[list[int], torch.dtype]]]:
+def _sizes(specs: Sequence[InputSpec]) -> Iterator[list[tuple[list[int], torch.dtype] | list[Tensor] | None]]:
     symbols = _symbols(specs)
     for trial in range(2 if symbols else 1):
         yield [
@@ -348,6 +366,8 @@ def _sizes(specs: Sequence[InputSpec]) -> Iterator[list[tuple[list[int], torch.d
                 ],
                 s.dtype,
             )
+            if s.shape is not None
+            else s.value
             for s in specs
         ]
 

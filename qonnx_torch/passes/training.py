@@ -84,7 +84,7 @@ def configure_training(module: fx.GraphModule, config: TrainingConfig) -> None:
         if matching:
             training = config.rules[matching[-1]]
         elif is_weight:
-            training = config.biases if constants.value(source).dim() <= 1 else config.weights
+            training = config.biases if constants.rank(source) in (0, 1) else config.weights
         else:
             training = config.activations
         try:

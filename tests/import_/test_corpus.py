@@ -37,7 +37,6 @@ EXACT = {
 # Values that lie on a rounding tie, where another order of summation takes the other integer: how many may.
 TIE_FLIPS = {"qonnx_espcn_nn_resize_quant": 2}
 REFUSED = {
-    "bv_lstm": r"1 of 17 nodes .*\n.*QuantLSTMCell",
     "finn_hw_cybsec_mvau": r"4 of 4 nodes .*(\n.*: finn.custom_op.fpgadataflow.hls::MVAU_hls version 1){4}",
 }
 

@@ -20,6 +20,7 @@ X = torch.linspace(-3, 3, 61)
 ODD = torch.tensor([-0.0, 0.0, 1e-40, -torch.inf, torch.nan, 3.3])
 SWITCHABLE = {
     "Quant": lambda: qnn.Quant(0.1, 0.0, 4),
+    "QuantizeDequantizeLinear": lambda: qnn.QuantizeDequantizeLinear(0.1, 1, low=-8, high=7),
     "BipolarQuant": lambda: qnn.BipolarQuant(0.5),
     "FloatQuant": lambda: qnn.FloatQuant(0.1, 4, 3, 7, 448.0),
     "Trunc": lambda: qnn.Trunc(0.1, 0.0, 8, 0.4, 6),
@@ -29,7 +30,7 @@ FIXED = {
     "MultiThreshold": lambda: qnn.MultiThreshold(torch.tensor([[-1.0, 1.0]])),
 }
 LEARNED = [kind for kind in SCALE_TRAINING if kind != "frozen"]
-WITH_SCALE = ["Quant", "BipolarQuant", "FloatQuant"]
+WITH_SCALE = ["Quant", "QuantizeDequantizeLinear", "BipolarQuant", "FloatQuant"]
 switchable = pytest.mark.parametrize("make", SWITCHABLE.values(), ids=SWITCHABLE)
 
 

@@ -28,6 +28,16 @@ CALLS: dict[str, tuple[Any, tuple[Tensor, ...], dict[str, Any]]] = {
     "quant": (NAMESPACE.quant.default, scalars(0.1, 0, 4), {**QUANT, "one_bit": False}),
     "quant-1bit": (NAMESPACE.quant.default, scalars(0.1, 0, 1), {**QUANT, "one_bit": True}),
     "quant-tensor-bits": (NAMESPACE.quant.default, scalars(0.1, 0.5, 4), {**QUANT, "one_bit": None}),
+    "quantize_dequantize_linear": (
+        NAMESPACE.quantize_dequantize_linear.default,
+        scalars(0.1, 3),
+        {"low": -8, "high": 7},
+    ),
+    "quantize_dequantize_linear-per-axis": (
+        NAMESPACE.quantize_dequantize_linear.default,
+        (torch.tensor([[0.1], [0.2], [0.3]]), torch.tensor([[3.0], [0.0], [-8.0]])),
+        {"low": -8, "high": 7, "gradient": "lsq"},
+    ),
     "bipolar_quant": (NAMESPACE.bipolar_quant.default, scalars(0.1), {}),
     "trunc": (NAMESPACE.trunc.default, scalars(0.1, 0, 8, 0.4, 6), {**QUANT, "rounding_mode": "FLOOR"}),
     "trunc_v1": (NAMESPACE.trunc_v1.default, scalars(0.1, 0, 8, 6), {"rounding_mode": "FLOOR"}),

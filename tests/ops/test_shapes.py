@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from onnx import TensorProto, helper
+import torch.nn.functional as F
+from onnx import TensorProto, helper, numpy_helper
 from torch import fx
 
 import qonnx_torch as qt
@@ -40,6 +41,14 @@ CONSTANTS = {
     "minuses": ints(-1),
     "tail": ints(3, 4),
     "index": ints(0, 2),
+    "onehalf": ints(1, -1, 4, 7),
+    "three": np.int64(3),
+    "two_columns": ints(-1, 2),
+    "pad_limit": ints(3),
+    "third": np.float32(1 / 3),
+    "five": np.float32(5 / 6),
+    "most_ints": ints(2**62),
+    "least": ints(-(2**63)),
 }
 CHAINS: dict[str, tuple[list[Any], Any]] = {
     "gather-unsqueeze-concat": (
@@ -160,6 +169,131 @@ CHAINS: dict[str, tuple[list[Any], Any]] = {
         ],
         lambda x: x / x.shape[2],
     ),
+    "expand-as-torch-writes-it": (
+        [
+            node("Shape", "x", "s"),
+            node("Gather", "s zero", "n"),
+            node("Unsqueeze", "n zeros", "u"),
+            node("Concat", "u onehalf", "wanted", axis=0),
+            node("Slice", "wanted zeros threes", "w"),
+            node("Shape", "w", "rank"),
+            node("ConstantOfShape", "rank", "o", value=numpy_helper.from_array(ints(1))),
+            node("Mul", "o minus", "m"),
+            node("Equal", "w m", "e"),
+            node("Where", "e o w", "shape"),
+            node("Slice", "x zeros ones zeros", "first"),
+            node("Slice", "first zeros ones ones", "row"),
+            node("Expand", "row shape", "y"),
+        ],
+        lambda x: x[:1, :1].expand(x.shape[0], 1, -1),
+    ),
+    "axes-are-a-range": (
+        [
+            node("Shape", "x", "s"),
+            node("Size", "s", "rank"),
+            node("Range", "one rank one", "axes"),
+            node("ReduceSum", "x axes", "y"),
+        ],
+        lambda x: x.sum((1, 2), keepdim=True),
+    ),
+    "pads-as-torch-writes-them": (
+        [
+            node("Shape", "x", "s"),
+            node("Gather", "s two", "w"),
+            node("Mod", "w three", "r"),
+            node("Unsqueeze", "r zeros", "u"),
+            node("Concat", "zeros u", "given", axis=0),
+            node("Shape", "given", "length"),
+            node("Size", "s", "rank"),
+            node("Mul", "rank two", "all"),
+            node("Sub", "all length", "rest"),
+            node("ConstantOfShape", "rest", "none", value=numpy_helper.from_array(ints(0))),
+            node("Concat", "given none", "flat", axis=0),
+            node("Reshape", "flat two_columns", "rows"),
+            node("Slice", "rows minuses least zeros minuses", "turned"),
+            node("Transpose", "turned", "columns", perm=[1, 0]),
+            node("Reshape", "columns minuses", "pads"),
+            node("Pad", "x pads", "y"),
+        ],
+        lambda x: F.pad(x, (0, x.shape[2] % 3)),
+    ),
+    "arithmetic": (
+        [
+            node("Shape", "x", "s"),
+            node("Abs", "s", "a"),
+            node("Neg", "a", "b"),
+            node("Sign", "b", "c"),
+            node("Min", "s pad_limit", "d"),
+            node("Max", "d twos", "e"),
+            node("Sum", "e c", "f"),
+            node("Pow", "f twos", "g"),
+            node("ReduceMax", "g", "h", keepdims=0),
+            node("ReduceMin", "g", "i", keepdims=0),
+            node("Sub", "h i", "j"),
+            node("Clip", "j one two", "k"),
+            node("ReduceSum", "k", "l", keepdims=1),
+            node("CastLike", "l zeros", "m"),
+            node("Slice", "x zeros m ones", "y"),
+        ],
+        lambda x: x[:, :2],
+    ),
+    "logic": (
+        [
+            node("Shape", "x", "s"),
+            node("Less", "s threes", "a"),
+            node("Greater", "s zeros", "b"),
+            node("And", "a b", "c"),
+            node("Not", "c", "d"),
+            node("Or", "d c", "e"),
+            node("Xor", "e d", "f"),
+            node("LessOrEqual", "s ones", "g"),
+            node("GreaterOrEqual", "s most_ints", "h"),
+            node("Or", "f g", "i"),
+            node("Or", "i h", "j"),
+            node("Where", "j zeros s", "k"),
+            node("Reshape", "x k", "y"),
+        ],
+        lambda x: x,
+    ),
+    "selection": (
+        [
+            node("Shape", "x", "s"),
+            node("Equal", "s threes", "e"),
+            node("NonZero", "e", "where"),
+            node("Transpose", "where", "column"),
+            node("Squeeze", "column ones", "axes"),
+            node("ReduceMax", "x axes", "y"),
+        ],
+        lambda x: x.amax(1, keepdim=True),
+    ),
+    "rounded-up-as-in-float32": (
+        [
+            node("Shape", "x", "s"),
+            node("Gather", "s zero", "n"),
+            node("Cast", "n", "f", to=F32),
+            node("Mul", "f third", "t"),
+            node("Ceil", "t", "c"),
+            node("Cast", "c", "i", to=I64),
+            node("Unsqueeze", "i zeros", "ends"),
+            node("Slice", "x zeros ends", "y"),
+        ],
+        lambda x: x[: -(-x.shape[0] // 3)],
+    ),
+    "rounded-down-as-in-float32": (
+        [
+            node("Shape", "x", "s"),
+            node("Gather", "s zero", "n"),
+            node("Cast", "n", "f", to=F32),
+            node("Mul", "f five", "t"),
+            node("Floor", "t", "c"),
+            node("Cast", "c", "i", to=I64),
+            node("Cast", "t", "j", to=I64),
+            node("Min", "i j", "k"),
+            node("Unsqueeze", "k zeros", "ends"),
+            node("Slice", "x zeros ends", "y"),
+        ],
+        lambda x: x[: x.shape[0] * 5 // 6],
+    ),
     "negative-gather": (
         [
             node("Shape", "x", "s"),
@@ -178,7 +312,8 @@ def build(chain: str, make_model) -> fx.GraphModule:
     nodes, _ = CHAINS[chain]
     used = {name for n in nodes for name in n.input}
     constants = {name: np.asarray(value) for name, value in CONSTANTS.items() if name in used}
-    return qt.import_model(make_model(nodes, inputs={"x": ("n", 3, 4)}, initializers=constants))
+    model = make_model(nodes, inputs={"x": ("n", 3, 4)}, initializers=constants, imports={"": 18})
+    return qt.import_model(model)
 
 
 @every_chain

@@ -196,8 +196,8 @@ def dynamic_quantize_lstm(
 
     Raises: InvalidModelError for missing scales.
 
-    Source: onnxruntime 1.32, com.microsoft DynamicQuantizeLSTM-1. With several threads onnxruntime quantizes
-    the states of parts of the batch, each in a range of its own.
+    Source: onnxruntime 1.32, com.microsoft DynamicQuantizeLSTM-1. Its results differ where samples end before
+    others (it leaves what lies behind an end out of the ranges) and with several threads (each has a range).
     """
     if W_scale is None or R_scale is None:
         raise InvalidModelError("DynamicQuantizeLSTM needs W_scale and R_scale")

@@ -60,7 +60,7 @@ def imputer(
         values, replaced = imputed_value_int64s, replaced_value_int64
     if not values:
         raise InvalidModelError("Imputer needs imputed_value_floats or imputed_value_int64s")
-    missing = X.isnan() if replaced != replaced else replaced == X
+    missing = X.isnan() if replaced != replaced else X.eq(replaced)
     return torch.where(missing, torch.tensor(values, dtype=X.dtype, device=X.device), X)
 
 
