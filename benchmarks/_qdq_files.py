@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,16 @@ from onnxruntime.quantization import (
 )
 from torch import Tensor, nn
 
-__all__ = ["DYNAMIC", "NETWORKS", "STATIC", "brevitas_file", "data", "dynamic_file", "float_file", "static_file"]
+__all__ = [
+    "DYNAMIC",
+    "NETWORKS",
+    "STATIC",
+    "brevitas_file",
+    "data",
+    "dynamic_file",
+    "float_file",
+    "static_file",
+]
 
 FOLDER = Path(__file__).resolve().parents[1] / "examples" / "digits"
 
@@ -216,21 +226,20 @@ def brevitas_file(path: Path, weight_bits: int, activation_bits: int) -> nn.Modu
             bnn.QuantLinear(128, 10, bias=True, weight_bit_width=weight_bits),
         )
         train(model, 1)
-        export_onnx_qcdq(model, args=data()[0][:1], export_path=str(path), dynamo=True, optimize=True, verbose=False)
+        export_onnx_qcdq(
+            model, args=data()[0][:1], export_path=str(path), dynamo=True, optimize=True, verbose=False
+        )
     return model
 
 
-class _quiet:  # noqa: N801 - a context manager
-    def __enter__(self) -> None:
-        self.caught = warnings.catch_warnings()
-        self.caught.__enter__()
-        warnings.simplefilter("ignore")
-        self.level = logging.root.manager.disable
-        logging.disable(logging.ERROR)
-
-    def __exit__(self, *error: object) -> None:
-        logging.disable(self.level)
-        self.caught.__exit__(*error)
-
-
-_ = (io, onnx, tempfile)
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silences what the exporters and quantizers say about themselves."""
+    level = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)

@@ -1,7 +1,7 @@
 """What the importer makes of broken and hostile files: thousands of mutations of real and of small models.
 
-Every file must be imported, or refused with InvalidModelError or UnsupportedModelError; no other exception, no
-crash of the interpreter, no hang, no memory out of proportion. Six in ten files are imported as bytes, the
+Every file must be imported, or refused with InvalidModelError or UnsupportedModelError; no other exception,
+no crash of the interpreter, no hang, no memory out of proportion. Six in ten files are imported as bytes, the
 others as a ModelProto, by a path (with external data beside it), and with batch="dynamic". What was imported
 is then called with zeros: torch may refuse that (another contract), but the interpreter must stay alive.
 
@@ -97,7 +97,8 @@ def import_one(content: bytes, number: int, folder: Path) -> tuple[str, str, Any
                 return "imported", "", qt.import_model(ModelProto.FromString(content))
         return "imported", "", qt.import_model(content)
     except (InvalidModelError, UnsupportedModelError) as error:
-        return type(error).__name__, str(error), None
+        invalid = isinstance(error, InvalidModelError)
+        return "InvalidModelError" if invalid else "UnsupportedModelError", str(error), None
     except BaseException as error:
         return f"unlisted {type(error).__name__}", traceback.format_exc(), None
 
@@ -281,7 +282,7 @@ def show(tally: Tally, console: Console) -> None:
         f"(file {largest[1]})"
     )
     for number, what, message in tally.findings:
-        tail = "\n".join(message.strip().splitlines()[-4:])
+        tail = "\n".join(line[:300] for line in message.strip().splitlines()[-4:])
         console.print(f"file {number}: {what}\n{tail}", style="red", markup=False, highlight=False)
 
 

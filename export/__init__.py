@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import onnx
 from onnx import ModelProto
@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 
 from qonnx_torch.errors import ExportError
 from qonnx_torch.nn import Quantizer
-from qonnx_torch.ordering import subgraphs
+from qonnx_torch.ordering import all_nodes
 from qonnx_torch.passes.shapes import ValueInfo
 from qonnx_torch.passes.training import update_statistics
 from qonnx_torch.provenance import Provenance, fingerprint, provenance_of
@@ -161,13 +161,13 @@ def _unchanged(
     module: fx.GraphModule, provenance: Provenance, functions: bool, opset_version: int | None
 ) -> ModelProto | None:
     """Returns the file's graph with the current tensors, or None where the operator set rules it out."""
+    if not _default_opset(ModelProto.FromString(provenance.skeleton)):
+        return None  # of no file, but traced
     model = restore(module, provenance)
-    default = next((o for o in model.opset_import if o.domain in ("", "ai.onnx")), None)
-    if default is None:
-        return None
+    default = next(o for o in model.opset_import if o.domain in ("", "ai.onnx"))
     own = default.version
     wanted = min(own, OPSET_CEILING) if opset_version is None else opset_version
-    if wanted != own and not all(_same_schema(n, own, wanted) for n in _all_nodes(model.graph)):
+    if wanted != own and not all(_same_schema(n, own, wanted) for n in all_nodes(model.graph)):
         if opset_version is not None:
             return None
         wanted = own  # its operators mean something else, or do not exist, in the sets that clients know
@@ -181,13 +181,6 @@ def _unchanged(
         return None
     default.version = wanted
     return model
-
-
-def _all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    for node in graph.node:
-        yield node
-        for subgraph in subgraphs(node).values():
-            yield from _all_nodes(subgraph)
 
 
 def _same_schema(node: onnx.NodeProto, own: int, wanted: int) -> bool:

@@ -480,7 +480,8 @@ class _Emitter:
                 f"{op_type} does not exist in opset {self.opset}; ask for a newer one"
             ) from None
         attributes = attributes_at(operator, attributes, self.opset, inputs, self.initializers)
-        if "axes" in schema.attributes and op_type.startswith("Reduce") and len(inputs) > 1:
+        constant_axes = len(inputs) > 1 and inputs[1] in self.initializers
+        if "axes" in schema.attributes and op_type.startswith("Reduce") and constant_axes:
             axes = onnx.numpy_helper.to_array(self.initializers.pop(inputs[1]))
             attributes = {**attributes, "axes": [int(a) for a in axes.reshape(-1)]}
             inputs = inputs[:1]

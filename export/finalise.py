@@ -12,14 +12,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 
 from qonnx_torch.dtypes import onnx_element_type
 from qonnx_torch.errors import ExportError
 from qonnx_torch.ops import resolve_rounding_mode
-from qonnx_torch.ordering import free_names, sorted_nodes, subgraphs
+from qonnx_torch.ordering import all_nodes, free_names, sorted_nodes, subgraphs
 from qonnx_torch.passes.shapes import ValueInfo
 from qonnx_torch.registry import CHANNELS_LAST_DOMAIN, QONNX_DOMAIN, canonical_domain, is_stray_qonnx
 
@@ -46,7 +46,7 @@ def finalise(model: ModelProto, infos: Mapping[str, ValueInfo], ir_version: int 
             operator set has no QuantizeLinear for.
     """
     expand_quantizers(model, infos)
-    for node in _nodes(model.graph):
+    for node in all_nodes(model.graph):
         _canonical_node(node)
     _set_imports(model)
     needed = helper.find_min_ir_version_for(list(model.opset_import), ignore_unknown=True)
@@ -57,17 +57,9 @@ def finalise(model: ModelProto, infos: Mapping[str, ValueInfo], ir_version: int 
         model.graph.input.remove(value)
     _sort(model.graph)
     _set_value_infos(model.graph, infos, packed_types(model))
-    for node in _nodes(model.graph):
+    for node in all_nodes(model.graph):
         for subgraph in subgraphs(node).values():
             _set_value_infos(subgraph, {}, packed_types(model, subgraph))  # as they were declared
-
-
-def _nodes(graph: GraphProto) -> Iterator[NodeProto]:
-    """Yields the nodes of a graph and of the subgraphs in it, at any depth."""
-    for node in graph.node:
-        yield node
-        for subgraph in subgraphs(node).values():
-            yield from _nodes(subgraph)
 
 
 def _canonical_node(node: NodeProto) -> None:
@@ -88,7 +80,7 @@ def _set_imports(model: ModelProto) -> None:
     for entry in model.opset_import:
         domain = canonical_domain(entry.domain)
         versions[domain] = max(entry.version, versions.get(domain, 0))
-    nodes = list(_nodes(model.graph))
+    nodes = list(all_nodes(model.graph))
     used = {node.domain for node in nodes}
     truncs = {len(n.input) for n in nodes if (n.domain, n.op_type) == (QONNX_DOMAIN, "Trunc")}
     if len(truncs) > 1:

@@ -17,6 +17,7 @@ from .builder import build
 from .functions import inline_functions
 from .partitions import inline_partitions
 from .qdq import fuse_qdq as fuse
+from .qdq import refuse_own_operators
 from .reading import ModelSource, open_model
 
 __all__ = ["ModelSource", "import_model"]
@@ -67,6 +68,7 @@ def import_model(
     proto, tensors = open_model(model)
     inline_partitions(proto, Path(model).parent if isinstance(model, (str, os.PathLike)) else None)
     inline_functions(proto)
+    refuse_own_operators(proto)
     if fuse_qdq:
         fuse(proto, tensors)
     if batch != "keep":

@@ -16,7 +16,7 @@ import torch
 from onnx import GraphProto, ModelProto, NodeProto, helper, numpy_helper
 from torch import fx
 
-from qonnx_torch.errors import QonnxTorchError, UnsupportedModelError
+from qonnx_torch.errors import QonnxTorchError, UnsupportedModelError, quoted
 from qonnx_torch.ops.resize import resize
 from qonnx_torch.ops.shape import flatten, reshape
 from qonnx_torch.ordering import reads, subgraphs
@@ -30,6 +30,7 @@ from .tensors import TensorStore
 __all__ = ["rebatch"]
 
 _FACTOR = 3
+_MOST_ELEMENTS = 1 << 28  # of an input
 
 
 def rebatch(model: ModelProto, batch: int | str, tensors: TensorStore) -> ModelProto:
@@ -53,6 +54,7 @@ def rebatch(model: ModelProto, batch: int | str, tensors: TensorStore) -> ModelP
         raise UnsupportedModelError("no input has a leading dimension, so there is no batch to change")
     old = specs[batched[0]].shape[0]  # type: ignore[index]
     size = old if isinstance(old, int) else 1
+    _require_moderate_inputs(specs)
     opset = OperatorSets(model).versions[""]
     problem: QonnxTorchError | None = None
     for merge_forward in (True, False):
@@ -76,6 +78,17 @@ def _batched_inputs(specs: Sequence[InputSpec]) -> list[int]:
     leading = [s.shape[0] if s.shape else None for s in specs]
     first = next((n for n in leading if n is not None), None)
     return [i for i, s in enumerate(specs) if s.shape and s.shape[0] == first]
+
+
+def _require_moderate_inputs(specs: Sequence[InputSpec]) -> None:
+    """Refuses inputs that are too large to try two samples with."""
+    for spec in specs:
+        elements = math.prod(d for d in spec.shape or () if isinstance(d, int))
+        if elements > _MOST_ELEMENTS:
+            raise UnsupportedModelError(
+                f"input {quoted(spec.name)} has {elements} elements; two samples are tried, and with more "
+                f"than {_MOST_ELEMENTS} that is too much; use batch='keep'"
+            )
 
 
 def _run(
@@ -218,6 +231,8 @@ def _outputs(module: fx.GraphModule) -> list[fx.Node]:
 def _require_growth(module: fx.GraphModule, reference: dict[fx.Node, Any], grown: dict[fx.Node, Any]) -> None:
     """Refuses an output that does not grow by the batch's factor in one dimension, or stay as it is."""
     for node in _outputs(module):
+        if not all(isinstance(values[node], torch.Tensor) for values in (reference, grown)):
+            raise UnsupportedModelError(f"output {node.name} is no tensor")
         before, after = tuple(reference[node].shape), tuple(grown[node].shape)
         same_rank = len(before) == len(after)
         changed = [(b, a) for b, a in zip(before, after, strict=False) if a != b]
@@ -256,22 +271,38 @@ def _require_samples_apart(
     with torch.no_grad():
         try:
             runs = [module(*inputs) for inputs in (beside(second), beside(third), first, second)]
-        except (RuntimeError, IndexError, ValueError) as error:
+        except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
             reason = str(error).partition("\n")[0]
             raise UnsupportedModelError(f"it does not run with two samples: {reason}") from None
-    for i, (pair, other, one, two) in enumerate(_zip_outputs(*runs)):
-        axes = [a for a, (p, q) in enumerate(zip(one.shape, pair.shape, strict=True)) if p != q]
-        if axes:
-            half = one.shape[axes[0]]
-            own, again = (t.narrow(axes[0], 0, half) for t in (pair, other))
-            expected = torch.cat([one, two], axes[0])
-            smallest = 1e-5 * float(torch.nan_to_num(expected.double()).abs().sum().detach())
-            near = _distance(pair, expected) <= max(0.05 * _distance(one, two), smallest)
-            holds = near and _same(own, again)
-        else:
-            holds = _same(one, two) and _same(pair, one)
-        if not holds:
+    for i, outputs in enumerate(_zip_outputs(*runs)):
+        if not all(isinstance(output, torch.Tensor) for output in outputs):
+            raise UnsupportedModelError(f"output {i} is no tensor")
+        if not _are_apart(*(_comparable(output) for output in outputs)):
             raise UnsupportedModelError(f"in output {i} the samples of a batch change each other")
+
+
+def _comparable(tensor: torch.Tensor) -> torch.Tensor:
+    """Returns a tensor of a dtype in which torch compares and subtracts."""
+    tensor = torch.view_as_real(tensor) if tensor.is_complex() else tensor
+    return tensor.float() if tensor.is_floating_point() and tensor.itemsize == 1 else tensor
+
+
+def _are_apart(pair: torch.Tensor, other: torch.Tensor, one: torch.Tensor, two: torch.Tensor) -> bool:
+    """Whether an output for two samples has, for each, what it is for that one alone."""
+    if len({t.dim() for t in (pair, other, one, two)}) > 1:
+        return False
+    axes = [a for a, (p, q) in enumerate(zip(one.shape, pair.shape, strict=True)) if p != q]
+    if not axes:
+        return _same(one, two) and _same(pair, one)
+    half, rest = one.shape[axes[0]], [n for a, n in enumerate(one.shape) if a != axes[0]]
+    for t, parts in ((two, 1), (pair, 2), (other, 2)):
+        if t.shape[axes[0]] != parts * half or [n for a, n in enumerate(t.shape) if a != axes[0]] != rest:
+            return False
+    own, again = (t.narrow(axes[0], 0, half) for t in (pair, other))
+    expected = torch.cat([one, two], axes[0])
+    smallest = 1e-5 * float(torch.nan_to_num(expected.double()).abs().sum().detach())
+    near = _distance(pair, expected) <= max(0.05 * _distance(one, two), smallest)
+    return near and _same(own, again)
 
 
 def _same(a: torch.Tensor, b: torch.Tensor) -> bool:

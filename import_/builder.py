@@ -271,7 +271,8 @@ class _GraphBuilder:
     def _follow(self, node: fx.Node, operator: Operator) -> None:
         """Notes the value of a node where only small constants enter."""
         known = self.scope.known
-        if any(n not in known for n in node.all_input_nodes):
+        draws = operator.op_type.startswith(("Random", "Bernoulli", "Multinomial"))
+        if draws or any(n not in known for n in node.all_input_nodes):
             return
         args = fx.node.map_arg(node.args, lambda n: known[n])
         sizes = [a for slot, a in zip(operator.inputs, args, strict=False) if slot in operator.static]

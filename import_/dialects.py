@@ -11,7 +11,7 @@ from qonnx_torch.errors import InvalidModelError, shortened
 from qonnx_torch.ordering import label
 from qonnx_torch.registry import CHANNELS_LAST_DOMAIN, QONNX_DOMAIN, canonical_domain, is_stray_qonnx
 
-__all__ = ["OperatorSets"]
+__all__ = ["OperatorSets", "check_versions"]
 
 
 def _newest_opset_of_ir(ir_version: int) -> int:
@@ -20,7 +20,21 @@ def _newest_opset_of_ir(ir_version: int) -> int:
     return max(candidates, default=1)
 
 
-_LARGEST_VERSION = (1 << 31) - 1  # onnx takes no larger one
+def check_versions(model: ModelProto) -> None:
+    """Refuses operator set imports of versions that cannot be.
+
+    Raises:
+        InvalidModelError: a negative version, one that onnx cannot look up, or version 0 of ai.onnx.
+    """
+    for entry in model.opset_import:
+        domain = canonical_domain(entry.domain)
+        if not (0 if domain else 1) <= entry.version <= _LARGEST_VERSION:
+            raise InvalidModelError(
+                f"version {entry.version} of {shortened(domain or 'ai.onnx')} is imported; there is none"
+            )
+
+
+_LARGEST_VERSION = (1 << 31) - 1
 
 
 class OperatorSets:
@@ -36,10 +50,6 @@ class OperatorSets:
         self._domains: dict[tuple[str, str], str] = {}
         for entry in model.opset_import:
             domain = canonical_domain(entry.domain)
-            if not (0 if domain else 1) <= entry.version <= _LARGEST_VERSION:
-                raise InvalidModelError(
-                    f"the model imports version {entry.version} of {shortened(domain or 'ai.onnx')}; there is none"
-                )
             self.versions[domain] = max(entry.version, self.versions.get(domain, 0))
         if "" not in self.versions:
             if self._uses_default_domain(model) and model.ir_version >= 3:

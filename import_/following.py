@@ -21,7 +21,7 @@ _LARGEST_NUMBER = 1 << 16  # of a shape, a number of repetitions, ...
 def computed(
     target: Callable[..., Any], args: Sequence[Any], attributes: Mapping[str, Any], numbers: Iterable[Any]
 ) -> Any:
-    """Returns what an operator makes of constants; None where that is not small, not always the same, or fails.
+    """Returns what an operator makes of constants; None where that is not small, not certain, or fails.
 
     Args:
         target: the operator's function.

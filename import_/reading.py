@@ -13,6 +13,7 @@ from onnx import AttributeProto, GraphProto, ModelProto, TensorProto
 from qonnx_torch.errors import InvalidModelError, UnsupportedModelError, quoted
 
 from .constants import is_constant
+from .dialects import check_versions
 from .external import ExternalFiles
 from .outline import outline
 from .skeleton import copy_without_data
@@ -35,7 +36,7 @@ def open_model(source: ModelSource) -> tuple[ModelProto, TensorStore]:
 
     Raises:
         InvalidModelError: no such file, no ONNX protobuf, no graph, names that are no text, or unusable
-            external data.
+            external data, or operator set versions that cannot be.
         UnsupportedModelError: graphs nested deeper than protobuf itself allows.
     """
     tensors = TensorStore()
@@ -52,6 +53,7 @@ def open_model(source: ModelSource) -> tuple[ModelProto, TensorStore]:
     if path is not None or isinstance(source, bytes):
         _require_shallow(model.graph)
         require_text(model, name)
+    check_versions(model)
     _find_external_data(model, name, path, tensors)
     return model, tensors
 
@@ -94,7 +96,7 @@ def _content(path: Path, tensors: TensorStore) -> bytes:
                     return bytes(file.read(end - start) or b"")
 
                 def found(start: int, end: int, field: str) -> bytes:
-                    return tensors.pointer(InFile(path, state, start, end - start, field)).SerializeToString()
+                    return tensors.serialized_pointer(InFile(path, state, start, end - start, field))
 
                 short = outline(read, size, found)
                 if short is not None:
@@ -112,7 +114,7 @@ def _outlined(content: bytes, tensors: TensorStore) -> bytes:
         return content
 
     def found(start: int, end: int, field: str) -> bytes:
-        return tensors.pointer(InBytes(content, start, end - start, field)).SerializeToString()
+        return tensors.serialized_pointer(InBytes(content, start, end - start, field))
 
     short = outline(lambda start, end: content[start:end], len(content), found)
     return content if short is None else short

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import onnx
 from onnx import AttributeProto, NodeProto
@@ -41,8 +42,8 @@ def check_schema(node: NodeProto, domain: str, version: int) -> None:
         if expected is not None and attribute.type != expected and not attribute.ref_attr_name:
             given, wanted = (AttributeProto.AttributeType.Name(t) for t in (attribute.type, expected))
             raise InvalidModelError(
-                f"{_called(node, domain, version)}: its attribute {quoted(attribute.name)} is of type {given}, "
-                f"not {wanted}"
+                f"{_called(node, domain, version)}: its attribute {quoted(attribute.name)} is of type "
+                f"{given}, not {wanted}"
             )
     least, most = schema.inputs.start, schema.inputs.stop - 1
     if len(node.input) < least:
@@ -63,6 +64,11 @@ def _called(node: NodeProto, domain: str, version: int) -> str:
     return shortened(f"{domain or 'ai.onnx'}::{node.op_type}") if operator is None else str(operator)
 
 
+def _number(kind: Any) -> int:
+    """Returns the number that an AttributeProto has for a type of attribute."""
+    return int(kind.value)
+
+
 @functools.cache
 def _schema(op_type: str, version: int, domain: str) -> _Schema | None:
     try:
@@ -72,5 +78,5 @@ def _schema(op_type: str, version: int, domain: str) -> _Schema | None:
     return _Schema(
         range(schema.min_input, schema.max_input + 1),
         range(schema.min_output, schema.max_output + 1),
-        {name: int(attribute.type.value) for name, attribute in schema.attributes.items()},
+        {name: _number(attribute.type) for name, attribute in schema.attributes.items()},
     )

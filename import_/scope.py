@@ -110,6 +110,8 @@ class Scope:
             kind = value.type.WhichOneof("value")
             if kind not in ("tensor_type", "sequence_type", "optional_type", None):
                 raise UnsupportedModelError(f"graph input {quoted(value.name)} is no tensor ({kind})")
+            if element_type_of(value.type) == TensorProto.STRING:
+                raise UnsupportedModelError(f"graph input {quoted(value.name)}: torch has no strings")
             node = self._placeholder(value.name)
             self.types[value.name] = element_type_of(value.type) or (types or {}).get(value.name)
             if value.name in numbers:

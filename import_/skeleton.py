@@ -52,7 +52,7 @@ def skeleton(
 
 
 def copy_without_data(model: ModelProto, tensors: TensorStore) -> ModelProto:
-    """Returns a copy of the caller's model, the large tensors of which are noted in a store and not copied."""
+    """Returns a copy of the caller's model; its large tensors are noted in a store and not copied."""
 
     def copy_tensor(tensor: TensorProto, result: TensorProto, name: str) -> None:
         if math.prod(tensor.dims) < LARGE or tensor.data_location == TensorProto.EXTERNAL:

@@ -55,7 +55,8 @@ def byte_count(proto: TensorProto, name: str) -> int:
         raise UnsupportedModelError(f"tensor {quoted(name)}: {error}") from None
     if any(d < 0 for d in proto.dims):
         raise InvalidModelError(f"tensor {quoted(name)}: negative dimension in {_shape(proto)}")
-    return -(-math.prod(proto.dims) * bits // 8)
+    elements: int = math.prod(proto.dims)
+    return -(-elements * bits // 8)
 
 
 def tensor_of(proto: TensorProto, name: str = "") -> torch.Tensor:
@@ -176,7 +177,7 @@ class InFile:
     def tensor(self, dtype: torch.dtype, count: int) -> torch.Tensor:
         """Returns a copy of the data."""
         result = torch.empty(count, dtype=dtype)
-        self._read(memoryview(result.view(torch.uint8).numpy()))  # type: ignore[arg-type]
+        self._read(result.view(torch.uint8).numpy().data)
         return result
 
     def _read(self, buffer: memoryview) -> None:
@@ -217,7 +218,7 @@ class Mapped:
         part = self.file[self.offset : self.offset + self.length].numpy()
         if self.offset % dtype.itemsize:
             part = part.copy()
-        return torch.frombuffer(memoryview(part), dtype=dtype, count=count)
+        return torch.frombuffer(part.data, dtype=dtype, count=count)
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,6 +277,11 @@ class TensorStore:
         pointer.external_data.add(key="location", value=f"{self._prefix}{len(self._entries)}")
         self._entries.append(_Entry(data))
         return pointer
+
+    def serialized_pointer(self, data: Data) -> bytes:
+        """Returns what a serialized message has in the place of its data."""
+        serialized: bytes = self.pointer(data).SerializeToString()
+        return serialized
 
     def __contains__(self, proto: TensorProto) -> bool:
         return self._find(proto) is not None

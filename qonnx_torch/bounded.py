@@ -17,9 +17,16 @@ __all__ = ["Bounded", "RefusedError"]
 
 _MOST_ELEMENTS = 1 << 20
 
-# Their results depend on the data, so that they have no size beforehand; none has more elements than the input
-# (times its dimensions).
-_NO_LARGER = {"_local_scalar_dense", "nonzero", "masked_select", "_unique2", "unique_dim", "unique_consecutive"}
+# Their results depend on the data, so that they have no size beforehand. None has more elements than the
+# input, times its dimensions.
+_NO_LARGER = {
+    "_local_scalar_dense",
+    "nonzero",
+    "masked_select",
+    "_unique2",
+    "unique_dim",
+    "unique_consecutive",
+}
 
 _SIZED_BY_FLOATS = ("arange", "range", "upsample", "_upsample")
 _DIVISIONS = ("div", "floor_divide", "remainder", "fmod")  # the least integer by -1 ends the process
@@ -34,6 +41,9 @@ class Bounded(TorchDispatchMode):
 
     Others raise RefusedError.
     """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from onnx import AttributeProto, GraphProto, NodeProto
 
 from qonnx_torch.errors import InvalidModelError, quoted, shortened
 
-__all__ = ["free_names", "label", "reads", "sorted_nodes", "subgraphs"]
+__all__ = ["all_nodes", "free_names", "label", "reads", "sorted_nodes", "subgraphs"]
 
 
 def label(node: NodeProto) -> str:
@@ -21,6 +21,14 @@ def label(node: NodeProto) -> str:
 def subgraphs(node: NodeProto) -> dict[str, GraphProto]:
     """Returns the graphs among a node's attributes (the branches of an If, the body of a Loop)."""
     return {a.name: a.g for a in node.attribute if a.type == AttributeProto.GRAPH}
+
+
+def all_nodes(graph: GraphProto) -> Iterator[NodeProto]:
+    """Yields the nodes of a graph and of the subgraphs in it, at any depth; a node before those in it."""
+    for node in graph.node:
+        yield node
+        for subgraph in subgraphs(node).values():
+            yield from all_nodes(subgraph)
 
 
 def free_names(graph: GraphProto) -> list[str]:

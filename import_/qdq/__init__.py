@@ -17,6 +17,6 @@ Everything else stays as it is: other parameters on the two sides, integers that
 scales, integers of which another operator makes use (a QuantizeLinear then stays, beside the quantizer).
 """
 
-from .fusing import fuse_qdq
+from .fusing import fuse_qdq, refuse_own_operators
 
-__all__ = ["fuse_qdq"]
+__all__ = ["fuse_qdq", "refuse_own_operators"]

@@ -5,8 +5,10 @@ from __future__ import annotations
 import torch
 from onnx import ModelProto, NodeProto, TensorProto
 
+from qonnx_torch.errors import UnsupportedModelError
 from qonnx_torch.ops.quantize_linear import dequantize_linear
-from qonnx_torch.registry import QONNX_DOMAIN
+from qonnx_torch.ordering import label
+from qonnx_torch.registry import PROJECT_DOMAIN, QONNX_DOMAIN, REGISTRY
 
 from ..tensors import TensorStore
 from .choices import Choice, choose, is_grid_type, type_bounds
@@ -14,7 +16,7 @@ from .graph import Graph, Names, graphs_of
 from .grids import DEQUANTIZE, QUANTIZE, Grid, is_linear, quantized_grid
 from .levels import Level, levels_of
 
-__all__ = ["fuse_qdq"]
+__all__ = ["fuse_qdq", "refuse_own_operators"]
 
 _DYNAMIC = "DynamicQuantizeLinear"
 
@@ -41,6 +43,21 @@ def fuse_qdq(model: ModelProto, tensors: TensorStore) -> None:
         graph.finish()
     if all(o.domain != QONNX_DOMAIN for o in model.opset_import):
         model.opset_import.add(domain=QONNX_DOMAIN, version=1)
+
+
+def refuse_own_operators(model: ModelProto) -> None:
+    """Refuses files with operators that only imported graphs have.
+
+    Raises:
+        UnsupportedModelError: names the first of them.
+    """
+    for proto, _ in graphs_of(model.graph):
+        for node in proto.node:
+            if node.domain == PROJECT_DOMAIN and REGISTRY.find(PROJECT_DOMAIN, node.op_type, 1):
+                raise UnsupportedModelError(
+                    f"node {label(node)}: {PROJECT_DOMAIN}::{node.op_type} stands in imported graphs for "
+                    "QuantizeLinear and DequantizeLinear; it is no operator of files"
+                )
 
 
 class _Fusing:
@@ -193,9 +210,7 @@ class _Fusing:
         return unique
 
 
-def _exact_values(
-    graph: Graph, grid: Grid, name: str, level: Level, choice: Choice
-) -> torch.Tensor | None:
+def _exact_values(graph: Graph, grid: Grid, name: str, level: Level, choice: Choice) -> torch.Tensor | None:
     """Returns the floats that a constant stands for, where the quantizer gives back each of them."""
     integers, scale, zero_point = graph.constant(name), graph.constant(grid.scale), grid.zero_points(graph)
     if integers is None or scale is None or zero_point is None:

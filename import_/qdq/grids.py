@@ -14,6 +14,7 @@ __all__ = ["DEQUANTIZE", "QUANTIZE", "Grid", "dequantized_grid", "is_linear", "q
 
 QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
 _DOMAINS = ("", "ai.onnx", "com.microsoft")
+_ATTRIBUTES = ("axis", "block_size", "output_dtype", "precision", "saturate")
 
 
 def is_linear(node: NodeProto, op_type: str) -> bool:
@@ -82,6 +83,8 @@ def _equal(first: str, second: str, graph: Graph) -> bool:
 def quantized_grid(graph: Graph, node: NodeProto) -> Grid | None:
     """Returns the grid of a QuantizeLinear; None where it does more than to round to one."""
     numbers = _numbers(node)
+    if numbers is None:
+        return None
     grid = _grid(node, numbers)
     scale_type = graph.element_type(grid.scale)
     if numbers.get("precision", 0) not in (0, scale_type) or not numbers.get("saturate", 1):
@@ -98,6 +101,8 @@ def quantized_grid(graph: Graph, node: NodeProto) -> Grid | None:
 def dequantized_grid(graph: Graph, node: NodeProto, element_type: int) -> Grid | None:
     """Returns the grid that a DequantizeLinear of integers of a type takes; None where it does more."""
     numbers = _numbers(node)
+    if numbers is None:
+        return None
     grid = _grid(node, numbers)
     if numbers.get("output_dtype", 0) not in (0, graph.element_type(grid.scale)):
         return None
@@ -106,8 +111,10 @@ def dequantized_grid(graph: Graph, node: NodeProto, element_type: int) -> Grid |
     return replace(grid, element_type=element_type)
 
 
-def _numbers(node: NodeProto) -> dict[str, int]:
-    return {a.name: a.i for a in node.attribute if a.type == AttributeProto.INT}
+def _numbers(node: NodeProto) -> dict[str, int] | None:
+    """Returns a node's attributes; None of a node that breaks the specification, as the builder will say."""
+    known = all(a.type == AttributeProto.INT and a.name in _ATTRIBUTES for a in node.attribute)
+    return {a.name: a.i for a in node.attribute} if known else None
 
 
 def _grid(node: NodeProto, numbers: dict[str, int]) -> Grid:

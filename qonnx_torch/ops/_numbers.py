@@ -154,9 +154,9 @@ def whole_above(number: Any) -> Any:
 
 def whole_towards_zero(number: Any) -> Any:
     """Returns a number truncated; a symbolic float that float32 does not tell from an integer is that one."""
-    if isinstance(number, (float, torch.SymFloat)) and _is_symbolic(number):
-        number = number * (1 + _NEARLY)
-    return torch.sym_int(number)
+    nearly: Any = 1 + _NEARLY
+    inexact = isinstance(number, (float, torch.SymFloat)) and _is_symbolic(number)
+    return torch.sym_int(number * nearly if inexact else number)
 
 
 def computed(numbers: Callable[..., Any], tensors: Callable[..., torch.Tensor], *values: Any) -> torch.Tensor:
@@ -167,6 +167,8 @@ def computed(numbers: Callable[..., Any], tensors: Callable[..., torch.Tensor], 
         tensors: the operation on tensors.
         values: what is computed on.
     """
+    if all(isinstance(v, torch.Tensor) for v in values):
+        return tensors(*values)
     if all(is_shape_value(v) for v in values):
         return each(lambda *given: single(numbers(*given)), *values)  # type: ignore[no-any-return]
     device = next(v.device for v in values if isinstance(v, torch.Tensor))

@@ -75,7 +75,7 @@ def logical_or(A: Tensor, B: Tensor) -> Tensor:
 @operator("Xor", on_shapes=True)
 def logical_xor(A: Tensor, B: Tensor) -> Tensor:
     """Returns the exclusive disjunction. Source: ONNX Xor-7."""
-    return computed(python_operator.ne, torch.logical_xor, A, B)
+    return computed(lambda a, b: torch.sym_not(b) if a else b, torch.logical_xor, A, B)
 
 
 @operator("Where", on_shapes=True)

@@ -16,6 +16,15 @@ from qonnx_torch.ops._operator import as_tensor, is_shape_value, operator
 
 __all__: list[str] = []
 
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_INTEGERS = (torch.int8, torch.int16, torch.int32, torch.int64)
+_UNSIGNED = (torch.uint8, torch.uint16, torch.uint32, torch.uint64)
+_ENDS: dict[torch.dtype, tuple[Any, Any]] = {
+    **{t: (torch.finfo(t).min, torch.finfo(t).max) for t in _FLOATS},
+    **{t: (torch.iinfo(t).min, torch.iinfo(t).max) for t in (*_INTEGERS, *_UNSIGNED)},
+}
+"""Dtype -> its smallest and largest finite number."""
+
 
 def _modular(compute: Callable[..., Any], *values: Any) -> Tensor:
     """Applies an operation that Python numbers and tensors have in common; integers wrap around."""
@@ -147,7 +156,7 @@ def _sign(x: Tensor) -> Tensor:
 
 
 def _unsigned(x: Tensor) -> bool:
-    return x.dtype in (torch.uint8, torch.uint16, torch.uint32, torch.uint64)
+    return x.dtype in _UNSIGNED
 
 
 def _fold(compute: Callable[[Any, Any], Tensor], values: tuple[Tensor, ...]) -> Tensor:
@@ -256,13 +265,13 @@ def _bound(x: Tensor, bound: Any, side: int) -> Any:
     """Returns a bound as a number that x's dtype has, or as a tensor where it is one."""
     if isinstance(bound, (Tensor, torch.SymInt, torch.SymFloat)):
         return bound
-    limits = torch.finfo(x.dtype) if x.is_floating_point() else torch.iinfo(x.dtype)
-    end = limits.max if side > 0 else limits.min
+    end = _ENDS[x.dtype][side > 0]
     if bound is None:
         return end
+    floating = type(end) is float
     if side * bound > side * end:  # of an operator set that has its bounds in float32
-        return side * math.inf if x.is_floating_point() else end
-    return bound if x.is_floating_point() else int(bound)
+        return side * math.inf if floating else end
+    return bound if floating else int(bound)
 
 
 @operator("Identity", on_shapes=True)

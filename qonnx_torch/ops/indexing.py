@@ -136,7 +136,7 @@ def non_zero(X: Tensor) -> Tensor:
     """Returns the indices of the elements that are not 0, (rank, count) int64. Source: ONNX NonZero-13."""
     if is_shape_value(X):
         if len(dimensions(X)) == 1:
-            return (tuple(i for i, n in enumerate(X) if n != 0),)  # type: ignore[return-value]
+            return (tuple(i for i, n in enumerate(X) if n),)  # type: ignore[return-value]
         X = as_tensor(X)
     return (X != 0).nonzero().T
 

@@ -266,7 +266,8 @@ def mat_mul_integer_to_float(
     """
     total: Tensor = mat_mul_integer(A, B, a_zero_point, b_zero_point)
     scale = along(a_scale, 1, None) * along(b_scale, total.dim(), -1)
-    y = total.to(torch.float32) * scale.to(torch.float32)
+    dtype = torch.promote_types(scale.dtype, torch.float32)
+    y = total.to(dtype) * scale.to(dtype)
     y = y if bias is None else y + bias
     return y.to(a_scale.dtype)
 

@@ -16,6 +16,7 @@ from qonnx_torch.export import export_qonnx
 from qonnx_torch.export.functions import attach_functions
 from qonnx_torch.import_ import import_model
 from qonnx_torch.import_.dialects import OperatorSets
+from qonnx_torch.ordering import all_nodes
 from qonnx_torch.registry import CHANNELS_LAST_DOMAIN, QONNX_DOMAIN
 
 from .data import Array
@@ -54,7 +55,7 @@ def _plain_domains(model: ModelProto) -> tuple[ModelProto, bool]:
     copy = ModelProto()
     copy.CopyFrom(model)
     used = set()
-    for node in copy.graph.node:
+    for node in all_nodes(copy.graph):
         domain = sets.domain(node)
         if domain in (QONNX_DOMAIN, CHANNELS_LAST_DOMAIN):
             used.add(domain)

@@ -27,6 +27,10 @@ def run(module, inputs) -> tuple[Any, ...]:
     return result if isinstance(result, tuple) else (result,)
 
 
+def arrays(results) -> list[Any]:
+    return [arrays(r) if isinstance(r, list) else r.detach().numpy() for r in results]
+
+
 def assert_equal(actual, expected) -> None:
     assert len(actual) == len(expected)
     for a, e in zip(actual, expected, strict=True):
@@ -37,6 +41,10 @@ def assert_equal(actual, expected) -> None:
             a = torch.as_tensor(a).detach().numpy()
             assert (a.dtype, a.shape) == (e.dtype, e.shape)
             np.testing.assert_allclose(a, e, rtol=1e-5, atol=1e-6)
+
+
+# After a graph break, and in the graphs that it keeps for data, torch looks at gradients that are not there.
+pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
 
 
 @pytest.fixture
@@ -76,10 +84,7 @@ def test_copies_compute_the_same(subgraph_case, copied):
     twin = copied(module)
     assert list(twin.state_dict()) == list(module.state_dict())
     for inputs in subgraph_case.inputs:
-        expected = [
-            [t.numpy() for t in y] if isinstance(y, list) else y.detach().numpy() for y in run(module, inputs)
-        ]
-        assert_equal(run(twin, inputs), expected)
+        assert_equal(run(twin, inputs), arrays(run(module, inputs)))
 
 
 def test_compiled_values_are_the_same(subgraph_case, reference):
@@ -90,9 +95,25 @@ def test_compiled_values_are_the_same(subgraph_case, reference):
 
 @pytest.mark.parametrize(
     "name",
-    ["if_constant", "if_data", "if_gives_shape", "if_shape", "if_two_results", "if_in_loop", "loop_int32"]
-    + ["loop_iterations", "loop_no_iteration", "loop_over_rows", "loop_sequence", "scan", "scan_axes", "scan_map"]
-    + ["scan_recurrent", "while_shape", "map_sequence"],
+    [
+        "if_constant",
+        "if_data",
+        "if_gives_shape",
+        "if_in_loop",
+        "if_shape",
+        "if_two_results",
+        "loop_int32",
+        "loop_iterations",
+        "loop_no_iteration",
+        "loop_over_rows",
+        "loop_sequence",
+        "map_sequence",
+        "scan",
+        "scan_axes",
+        "scan_map",
+        "scan_recurrent",
+        "while_shape",
+    ],
 )
 def test_what_hangs_on_no_data_compiles_to_one_graph(name, subgraph_case_of, reference):
     case = subgraph_case_of(name)
@@ -180,7 +201,7 @@ def test_quantizers_in_subgraphs_own_what_the_graph_around_them_has(subgraph_cas
 def test_a_loop_that_hangs_on_data_breaks_the_graph_but_compiles(subgraph_case_of, reference):
     case = subgraph_case_of("while_data")
     module = qt.import_model(case.model)
-    with pytest.raises(torch._dynamo.exc.Unsupported):
+    with pytest.raises((torch._dynamo.exc.Unsupported, torch._dynamo.exc.UserError)):
         torch.compile(module, backend="aot_eager", fullgraph=True)(*tensors(case.inputs[0]))
     torch._dynamo.reset()
     compiled = torch.compile(module, backend="aot_eager")

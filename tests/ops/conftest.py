@@ -17,6 +17,11 @@ from onnx.reference import ReferenceEvaluator
 import qonnx_torch as qt
 from qonnx_torch.dtypes import from_array, to_array
 
+_DOMAINS = {"ai.onnx.ml": 3, "com.microsoft": 1}
+"""Version in which operators of other domains are tested, but for those in _NEWER."""
+
+_NEWER = {"LabelEncoder": 4, "TreeEnsemble": 5}
+
 
 def _element_type(array: np.ndarray) -> int:
     return helper.np_dtype_to_tensor_dtype(array.dtype)
@@ -25,7 +30,10 @@ def _element_type(array: np.ndarray) -> int:
 def _model(
     op_type: str, inputs: Sequence[Any], opset: int, outputs: int, attributes: dict[str, Any]
 ) -> tuple[ModelProto, dict[str, np.ndarray]]:
-    """Returns a model of one node: arrays are its inputs, tuples and numbers int64 constants, None absent."""
+    """Returns a model of one node: arrays are its inputs, tuples and numbers int64 constants, None absent.
+
+    The domain is among the attributes.
+    """
     fed: dict[str, np.ndarray] = {}
     constants: dict[str, np.ndarray] = {}
     names = []
@@ -45,7 +53,15 @@ def _model(
         [numpy_helper.from_array(v, n) for n, v in constants.items()],
     )
     imports = [helper.make_opsetid("", opset)]
+    if attributes.get("domain"):
+        version = _NEWER.get(op_type, _DOMAINS[attributes["domain"]])
+        imports.append(helper.make_opsetid(attributes["domain"], version))
     return helper.make_model(graph, opset_imports=imports, ir_version=8 if opset < 19 else 10), fed
+
+
+def _opset(attributes: dict[str, Any]) -> int:
+    """Returns the newest operator set; beside operators of another domain one that onnxruntime knows."""
+    return 17 if attributes.get("domain") else onnx.defs.onnx_opset_version()
 
 
 def _expected(source: str, model: ModelProto, fed: dict[str, np.ndarray]) -> list[np.ndarray]:
@@ -79,7 +95,7 @@ def run_node() -> Callable[..., list[np.ndarray]]:
     def run(
         op_type: str, *inputs: Any, opset: int = 0, outputs: int = 1, **attributes: Any
     ) -> list[np.ndarray]:
-        model, fed = _model(op_type, inputs, opset or onnx.defs.onnx_opset_version(), outputs, attributes)
+        model, fed = _model(op_type, inputs, opset or _opset(attributes), outputs, attributes)
         with torch.no_grad():
             results = qt.import_model(model)(*map(from_array, fed.values()))
         results = results if isinstance(results, tuple) else (results,)
@@ -105,7 +121,7 @@ def check_node(run_node: Callable[..., list[np.ndarray]]) -> Callable[..., None]
     ) -> None:
         results = run_node(op_type, *inputs, opset=opset, outputs=outputs, **attributes)
         if expected is None:
-            version = opset or onnx.defs.onnx_opset_version()
+            version = opset or _opset(attributes)
             golden = _expected(source, *_model(op_type, inputs, version, outputs, attributes))
         else:
             golden = list(expected) if outputs > 1 else [expected]

@@ -20,7 +20,7 @@ from torch.autograd import gradcheck
 from torch.func import functional_call
 
 import qonnx_torch as qt
-import qonnx_torch.nn
+import qonnx_torch.nn  # registers its modules
 from qonnx_torch.registry import REGISTRY
 
 NEWEST = onnx.defs.onnx_opset_version()
@@ -66,9 +66,8 @@ def has_double(op_type: str, domain: str, opset: int) -> bool:
     if not onnx.defs.has(op_type, opset, domain):
         return False
     schema = onnx.defs.get_schema(op_type, opset, domain)
-    return any(
-        "tensor(double)" in i.types or "seq(tensor(double))" in i.types for i in (*schema.inputs, *schema.outputs)
-    )
+    types = {t for formal in (*schema.inputs, *schema.outputs) for t in formal.types}
+    return bool(types & {"tensor(double)", "seq(tensor(double))"})
 
 
 def row(op_type: str, *inputs: Any, opset: int | None = None, domain: str = "", outputs: int = 1,
@@ -127,6 +126,8 @@ def scalar(value: float) -> np.ndarray:
 
 
 GENERAL, CHANNELS_LAST, ML = "qonnx.custom_op.general", "qonnx.custom_op.channels_last", "ai.onnx.ml"
+TRAINING, MICROSOFT = "ai.onnx.preview.training", "com.microsoft"
+# fmt: off
 X = away(2, 3)
 Y = away(2, 3, seed=1)
 IMAGE = away(1, 2, 4, 5)
@@ -137,7 +138,7 @@ SEQUENCE = away(3, 2, 2)  # time, batch, features
 for name in ("Abs", "Neg", "Sign", "Ceil", "Floor", "Round", "Reciprocal", "Exp", "Erf", "Sin", "Cos", "Tan",
              "Atan", "Sinh", "Cosh", "Asinh", "Identity", "Tanh", "Sigmoid", "Softplus", "Softsign", "Mish",
              "HardSwish", "HardSigmoid", "Relu", "LeakyRelu", "Elu", "Selu", "Celu", "ThresholdedRelu",
-             "Swish", "Gelu"):  # fmt: skip
+             "Swish", "Gelu"):
     row(name, X)
 row("Shrink", X, lambd=0.1, bias=0.3)
 row("Gelu", X, approximate="tanh")
@@ -179,7 +180,7 @@ row("Dropout", X, C(0.5, np.float64), C(False, BOOL), outputs=2, check=(0,))
 # -- reductions, products --------------------------------------------------------------------------------
 
 for name in ("ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2",
-             "ReduceSumSquare", "ReduceLogSumExp"):  # fmt: skip
+             "ReduceSumSquare", "ReduceLogSumExp"):
     row(name, X)
     row(name, X, C([1]), keepdims=0)
 row("ReduceLogSum", positive(2, 3), C([0]))
@@ -239,7 +240,7 @@ row("Conv", IMAGE, away(2, 1, 2, 2, seed=1), group=2, dilations=[2, 1], auto_pad
 row("ConvTranspose", away(1, 2, 3), P(away(2, 1, 3)), P(away(1)), strides=[2], output_padding=[1])
 row("ConvTranspose", away(1, 2, 3, 3), P(away(2, 1, 2, 2)), group=2, pads=[1, 0, 0, 1])
 row("DeformConv", away(1, 1, 3, 3), P(away(1, 1, 2, 2)), away(1, 8, 2, 2, low=0.1, high=0.4), P(away(1)),
-    positive(1, 4, 2, 2))  # fmt: skip
+    positive(1, 4, 2, 2))
 row("CausalConvWithState", away(1, 2, 3), P(away(2, 1, 3)), P(away(2)), away(1, 2, 2, seed=1), outputs=2)
 row("CausalConvWithState", away(1, 2, 3), P(away(2, 1, 3)), outputs=2, activation="silu")
 row("Col2Im", away(1, 4, 4), C([3, 3]), C([2, 2]))
@@ -254,12 +255,13 @@ row("GlobalLpPool", IMAGE, p=3)
 row("MaxUnpool", away(1, 1, 2, 2), np.array([[[[5, 7], [13, 15]]]], I64), kernel_shape=[2, 2], strides=[2, 2])
 row("MaxRoiPool", away(1, 2, 4, 4), C([[0.0, 0, 0, 3, 3]], np.float64), pooled_shape=[2, 2])
 row("RoiAlign", away(1, 2, 4, 4), np.array([[0.6, 0.7, 3.1, 2.9]]), ints(0), output_height=2, output_width=2,
-    sampling_ratio=2)  # fmt: skip
-row("RoiAlign", away(1, 1, 4, 4), C([[0.6, 0.7, 3.1, 2.9]], np.float64), ints(0), mode="max", sampling_ratio=2)
+    sampling_ratio=2)
+row("RoiAlign", away(1, 1, 4, 4), C([[0.6, 0.7, 3.1, 2.9]], np.float64), ints(0), mode="max",
+    sampling_ratio=2)
 row("BatchNormalization", away(2, 3, 2), P(away(3)), P(away(3, seed=1)), C(away(3, seed=2), np.float64),
-    C(positive(3), np.float64))  # fmt: skip
+    C(positive(3), np.float64))
 row("BatchNormalization", away(2, 3, 2), P(away(3)), P(away(3, seed=1)), C(away(3, seed=2), np.float64),
-    C(positive(3), np.float64), training_mode=1, outputs=3)  # fmt: skip
+    C(positive(3), np.float64), training_mode=1, outputs=3)
 row("InstanceNormalization", away(2, 2, 3), P(away(2)), P(away(2, seed=1)))
 row("LayerNormalization", away(2, 2, 3), P(away(3)), P(away(3, seed=1)), outputs=3, stash_type=11)
 row("LayerNormalization", away(2, 2, 3), P(away(2, 3)), axis=1)
@@ -272,7 +274,7 @@ row("LRN", away(1, 4, 2), size=3, alpha=0.1)
 row("MeanVarianceNormalization", away(2, 2, 2, 2))
 for attributes in ({"mode": "nearest"}, {"mode": "linear"}, {"mode": "cubic"},
                    {"mode": "linear", "coordinate_transformation_mode": "align_corners"},
-                   {"mode": "linear", "antialias": 1}):  # fmt: skip
+                   {"mode": "linear", "antialias": 1}):
     row("Resize", away(1, 1, 3, 4), None, C([1, 1, 0.7, 1.6], np.float32), **attributes)
 row("Resize", away(1, 1, 3, 4), None, None, C([1, 1, 5, 2]), mode="cubic", cubic_coeff_a=-0.5)
 row("Upsample", away(1, 1, 2, 2), C([1, 1, 2, 2], np.float32), mode="linear", opset=9)
@@ -290,6 +292,15 @@ for reduction in ("none", "sum", "mean"):
     row("SoftmaxCrossEntropyLoss", X, ints(2, 0), P(positive(3)), reduction=reduction, outputs=2)
 row("SoftmaxCrossEntropyLoss", away(2, 3, 2), np.array([[0, 1], [2, 1]], I64), ignore_index=1)
 
+# -- steps of optimizers: learning rate, step, parameters, gradients, averages -------------------------------
+
+STEP = (scalar(0.1), C(3), X, Y)
+row("Adagrad", *STEP, positive(2, 3), domain=TRAINING, outputs=2, norm_coefficient=0.1, decay_factor=0.2)
+row("Adam", *STEP, away(2, 3, seed=2), positive(2, 3), domain=TRAINING, outputs=3)
+for mode in ("standard", "nesterov"):
+    row("Momentum", *STEP, away(2, 3, seed=2), domain=TRAINING, outputs=2, mode=mode, alpha=0.9, beta=0.7,
+        norm_coefficient=0.1)
+
 # -- recurrent, attention, signal ------------------------------------------------------------------------
 
 for name, gates in (("RNN", 1), ("GRU", 3), ("LSTM", 4)):
@@ -298,18 +309,18 @@ for name, gates in (("RNN", 1), ("GRU", 3), ("LSTM", 4)):
     outputs = 3 if name == "LSTM" else 2
     row(name, SEQUENCE, *weights, hidden_size=2, outputs=outputs)
     row(name, SEQUENCE, *two, None, away(2, 2, 2, seed=2), hidden_size=2, direction="bidirectional",
-        outputs=outputs)  # fmt: skip
+        outputs=outputs)
     row(name, SEQUENCE, *weights, np.array([3, 1], I32), hidden_size=2, direction="reverse", clip=0.9,
-        outputs=outputs)  # fmt: skip
+        outputs=outputs)
 row("GRU", SEQUENCE, P(away(1, 6, 2)), P(away(1, 6, 2, seed=1)), P(away(1, 12)), hidden_size=2, outputs=2,
-    linear_before_reset=1)  # fmt: skip
+    linear_before_reset=1)
 row("LSTM", SEQUENCE, P(away(1, 8, 2)), P(away(1, 8, 2, seed=1)), P(away(1, 16)), None, away(1, 2, 2, seed=2),
-    away(1, 2, 2, seed=3), P(away(1, 6)), hidden_size=2, outputs=3)  # fmt: skip
+    away(1, 2, 2, seed=3), P(away(1, 6)), hidden_size=2, outputs=3)
 ATTENTION = (away(1, 2, 3, 2), away(1, 2, 3, 2, seed=1), away(1, 2, 3, 2, seed=2))
 row("Attention", *ATTENTION)
 row("Attention", *ATTENTION, away(3, 3), softcap=2.0, is_causal=1)
 row("Attention", *ATTENTION, None, away(1, 2, 2, 2, seed=3), away(1, 2, 2, 2, seed=4), outputs=4,
-    qk_matmul_output_mode=3)  # fmt: skip
+    qk_matmul_output_mode=3)
 row("Attention", away(1, 2, 4), away(1, 2, 2, seed=1), away(1, 2, 2, seed=2), q_num_heads=2, kv_num_heads=1)
 row("RotaryEmbedding", away(1, 1, 2, 4), P(away(2, 2)), P(away(2, 2, seed=1)), ints(1, 0).reshape(1, 2))
 row("RotaryEmbedding", away(1, 1, 2, 4), away(1, 2, 2), away(1, 2, 2, seed=1), interleaved=1)
@@ -318,7 +329,7 @@ for rule in ("linear", "gated", "delta", "gated_delta"):
     beta = positive(1, 2, 1, seed=5, high=0.9) if "delta" in rule else None
     row("LinearAttention", away(1, 2, 2), away(1, 2, 2, seed=1), away(1, 2, 2, seed=2),
         away(1, 1, 2, 2, seed=3), decay, beta, q_num_heads=1, kv_num_heads=1, update_rule=rule,
-        outputs=2)  # fmt: skip
+        outputs=2)
 row("DFT", away(1, 4, 1), None, C(1))
 row("DFT", away(1, 4, 2), C(5), C(1), inverse=1)
 row("DFT", away(1, 4, 1), None, C(1), onesided=1)
@@ -345,19 +356,19 @@ agraph (double[2, 3] x, double[2, 3] y) => (double[N, 3] z, double[3] w) {
     first = SequenceAt(s2, zero)
     both = ConcatFromSequence<axis = 0>(pair)
     z = Concat<axis = 0>(both, first)
-}""", X, Y)  # fmt: skip
+}""", X, Y)
 graph("optionals", """
 agraph (double[2, 3] x) => (double[2, 3] y) {
     o = Optional(x)
     p = Identity(o)
     e = OptionalGetElement(p)
     y = Mul(e, e)
-}""", X)  # fmt: skip
+}""", X)
 graph("If", """
 agraph (double[2, 3] x, bool c) => (double[2, 3] y) <double[3] w = {0.3, -0.7, 1.1}> {
     y = If(c) <then_branch = then_g () => (double[2, 3] a) { a = Mul(x, w) },
                else_branch = else_g () => (double[2, 3] b) { b = Sub(x, w) }>
-}""", X, np.array(True))  # fmt: skip
+}""", X, np.array(True))
 graph("Loop", """
 agraph (double[2, 3] x, int64 n) => (double[2, 3] y, double[T, 2, 3] steps) <double[3] w = {0.3, -0.7, 1.1}> {
     y, steps = Loop(n, , x) <body = body_g (int64 i, bool go, double[2, 3] v) =>
@@ -367,7 +378,7 @@ agraph (double[2, 3] x, int64 n) => (double[2, 3] y, double[T, 2, 3] steps) <dou
             u = Tanh(p)
             s = Add(u, v)
         }>
-}""", X, np.array(3, I64))  # fmt: skip
+}""", X, np.array(3, I64))
 graph("Scan", """
 agraph (double[3] h, double[2, 3] x) => (double[3] y, double[2, 3] steps) {
     y, steps = Scan<num_scan_inputs = 1, body = body_g (double[3] v, double[3] r) =>
@@ -376,7 +387,7 @@ agraph (double[3] h, double[2, 3] x) => (double[3] y, double[2, 3] steps) {
             u = Tanh(p)
             s = Add(u, r)
         }>(h, x)
-}""", away(3), X)  # fmt: skip
+}""", away(3), X)
 graph("Scan of opset 8", """
 agraph (double[1, 3] h, double[1, 2, 3] x) => (double[1, 3] y, double[1, 2, 3] steps) {
     y, steps = Scan<num_scan_inputs = 1, body = body_g (double[3] v, double[3] r) =>
@@ -385,29 +396,30 @@ agraph (double[1, 3] h, double[1, 2, 3] x) => (double[1, 3] y, double[1, 2, 3] s
             u = Tanh(p)
             s = Add(u, r)
         }>( , h, x)
-}""", away(1, 3), away(1, 2, 3), opset=8)  # fmt: skip
+}""", away(1, 3), away(1, 2, 3), opset=8)
 graph("SequenceMap", """
 agraph (double[2, 3] x, double[3] w) => (double[2, 3] y) {
     rows = SplitToSequence<axis = 0>(x)
     mapped = SequenceMap(rows) <body = body_g (double[1, 3] r) => (double[1, 3] s) { s = Mul(r, w) }>
     y = ConcatFromSequence<axis = 0>(mapped)
-}""", X, away(3))  # fmt: skip
+}""", X, away(3))
 graph("FlexAttention", """
 agraph (double[1, 1, 2, 2] q, double[1, 1, 2, 2] k, double[1, 1, 2, 2] v) => (double[1, 1, 2, 2] y)
 <double w = {0.7}> {
     y = ai.onnx.preview.FlexAttention(q, k, v) <score_mod = score_g (double[1, 1, 2, 2] s) =>
         (double[1, 1, 2, 2] t) { t = Mul(s, w) }>
-}""", *(a[:, :1, :2] for a in ATTENTION), opset=26, domain="ai.onnx.preview")  # fmt: skip
+}""", *(a[:, :1, :2] for a in ATTENTION), opset=26, domain="ai.onnx.preview")
 
 # -- QONNX -------------------------------------------------------------------------------------------------
 
-row("Conv", away(1, 4, 4, 2), P(away(2, 2, 3, 2)), domain=CHANNELS_LAST, kernel_shape=[2, 3], pads=[1, 0, 0, 1])
+row("Conv", away(1, 4, 4, 2), P(away(2, 2, 3, 2)), domain=CHANNELS_LAST, kernel_shape=[2, 3],
+    pads=[1, 0, 0, 1])
 row("MaxPool", away(1, 4, 4, 2), domain=CHANNELS_LAST, kernel_shape=[2, 2], strides=[2, 2])
 row("BatchNormalization", away(2, 2, 2, 3), P(away(3)), P(away(3, seed=1)), C(away(3, seed=2), np.float64),
-    C(positive(3), np.float64), domain=CHANNELS_LAST)  # fmt: skip
+    C(positive(3), np.float64), domain=CHANNELS_LAST)
 row("MaxPoolNHWC", away(1, 4, 4, 2), domain=GENERAL, kernel_shape=[2, 2], strides=[2, 2])
 row("Im2Col", away(1, 3, 3, 2), domain=GENERAL, stride=[1, 1], kernel_size=[2, 2], input_shape="(1,3,3,2)",
-    pad_amount=[1, 0, 0, 1])  # fmt: skip
+    pad_amount=[1, 0, 0, 1])
 row("DebugMarker", X, domain=GENERAL, export_debug_name="here")
 
 # -- ai.onnx.ml --------------------------------------------------------------------------------------------
@@ -416,19 +428,64 @@ row("ArrayFeatureExtractor", X, ints(2, 0), domain=ML, opset=1)
 row("FeatureVectorizer", X, away(2, 1), domain=ML, inputdimensions=[3, 1], opset=1)
 row("Imputer", X, domain=ML, imputed_value_floats=[1.0, 2.0, 3.0], replaced_value_float=9.0, opset=1)
 row("LinearRegressor", X, domain=ML, coefficients=[0.5, -1, 2, 1, 0.3, 1], intercepts=[0.1, 0.2], targets=2,
-    opset=1)  # fmt: skip
+    opset=1)
 row("LinearClassifier", X, domain=ML, coefficients=[0.5, -1, 2, 1, 0.3, 1], intercepts=[0.1, 0.2],
-    classlabels_ints=[3, 5], outputs=2, check=(1,), post_transform="SOFTMAX", opset=1)  # fmt: skip
+    classlabels_ints=[3, 5], outputs=2, check=(1,), post_transform="SOFTMAX", opset=1)
 for norm in ("MAX", "L1", "L2"):
     row("Normalizer", X, domain=ML, norm=norm, opset=1)
 row("Scaler", X, domain=ML, offset=[0.5, 1, -1], scale=[2.0, 0.5, 1.5], opset=1)
 for kernel in ("LINEAR", "POLY", "RBF", "SIGMOID"):
     row("SVMRegressor", X, domain=ML, kernel_type=kernel, kernel_params=[0.5, 0.3, 2.0], n_supports=2,
-        coefficients=[0.7, -0.4], rho=[0.2], support_vectors=[0.5, -1, 2, 1, 0.3, 1], opset=1)  # fmt: skip
+        coefficients=[0.7, -0.4], rho=[0.2], support_vectors=[0.5, -1, 2, 1, 0.3, 1], opset=1)
 row("SVMClassifier", X, domain=ML, kernel_type="RBF", kernel_params=[0.5, 0.0, 0.0], vectors_per_class=[1, 1],
     coefficients=[0.7, -0.4], rho=[0.2], support_vectors=[0.5, -1, 2, 1, 0.3, 1], classlabels_ints=[0, 1],
-    prob_a=[0.5], prob_b=[0.1], outputs=2, check=(1,), opset=1)  # fmt: skip
+    prob_a=[0.5], prob_b=[0.1], outputs=2, check=(1,), opset=1)
 
+# -- com.microsoft: what onnxruntime's optimizer writes ------------------------------------------------------
+
+row("SimplifiedLayerNormalization", away(2, 3), P(away(3)))
+row("SkipLayerNormalization", away(1, 2, 3), away(1, 2, 3, seed=1), P(away(3)), P(away(3, seed=1)),
+    P(away(3, seed=2)), domain=MICROSOFT)
+row("SkipSimplifiedLayerNormalization", away(1, 2, 3), away(1, 2, 3, seed=1), P(away(3)), domain=MICROSOFT)
+row("EmbedLayerNormalization", np.array([[0, 2]], I32), np.array([[1, 0]], I32), P(away(3, 4)), P(away(2, 4)),
+    P(away(2, 4, seed=1)), P(away(4)), P(away(4, seed=1)), domain=MICROSOFT)
+for name in ("Gelu", "FastGelu", "QuickGelu"):
+    row(name, X, domain=MICROSOFT)
+row("FastGelu", X, P(away(3)), domain=MICROSOFT)
+row("BiasGelu", X, P(away(3)), domain=MICROSOFT)
+row("ScaledSiLU", X, scalar(0.7), domain=MICROSOFT)
+row("BiasSplitGelu", away(1, 2, 4), P(away(4)), domain=MICROSOFT)
+row("BiasAdd", away(1, 2, 4), P(away(4)), away(1, 2, 4, seed=1), domain=MICROSOFT)
+row("BiasSoftmax", away(2, 2, 3), away(1, 2, 3), domain=MICROSOFT, axis=2, is_inner_broadcast=0)
+row("CDist", X, away(3, 3, seed=1), domain=MICROSOFT, metric="euclidean")
+row("CDist", X, away(3, 3, seed=1), domain=MICROSOFT)
+row("FusedMatMul", X, P(away(2, 3, seed=1)), domain=MICROSOFT, transB=1, alpha=0.5)
+row("TransposeMatMul", X, P(away(2, 3, seed=1)), domain=MICROSOFT, transB=1, alpha=0.5)
+row("FusedGemm", X, P(away(3, 2)), P(away(2)), domain=MICROSOFT, activation="Tanh")
+row("FusedConv", away(1, 2, 3, 3), P(away(2, 2, 2, 2)), P(away(2)), away(1, 2, 2, 2), domain=MICROSOFT,
+    activation="LeakyRelu", activation_params=[0.1])
+row("NhwcConv", away(1, 3, 3, 2), P(away(2, 2, 2, 2)), P(away(2)), domain=MICROSOFT)
+row("NhwcMaxPool", away(1, 4, 4, 2), domain=MICROSOFT, kernel_shape=[2, 2], strides=[2, 2])
+row("Inverse", away(2, 2) + 3 * np.eye(2), domain=MICROSOFT)
+row("Trilu", away(3, 3), C(1), domain=MICROSOFT)
+row("ExpandDims", X, C(1, I32), domain=MICROSOFT)
+row("Pad", X, C([1, 0, 0, 2]), domain=MICROSOFT)
+row("GatherND", X, np.array([[0, 1], [1, 2]], I64), domain=MICROSOFT)
+row("Unique", np.array([0.3, 1.2, -0.7]), domain=MICROSOFT, outputs=3, check=(0,))
+row("GridSample", away(1, 1, 4, 4), away(1, 2, 2, 2, low=0.1, high=0.8), domain=MICROSOFT)
+row("RotaryEmbedding", away(1, 2, 4), ints(0), P(away(3, 2)), P(away(3, 2, seed=1)), domain=MICROSOFT)
+row("Attention", away(1, 2, 4), P(away(4, 12)), P(away(12)), domain=MICROSOFT, num_heads=2)
+row("MultiHeadAttention", *(away(1, 2, 4, seed=i) for i in range(3)), P(away(12)), domain=MICROSOFT,
+    num_heads=2)
+row("GroupQueryAttention", away(1, 2, 4), away(1, 2, 2, seed=1), away(1, 2, 2, seed=2), None, None,
+    np.array([1], I32), C(2, I32), domain=MICROSOFT, num_heads=2, kv_num_heads=1, outputs=3)
+row("MatMulNBits", away(2, 16), C(np.arange(16).reshape(2, 1, 8) * 7, np.uint8), P(positive(2, 1)), None,
+    None, P(away(2)), domain=MICROSOFT, K=16, N=2, bits=4, block_size=16)
+row("MatMulIntegerToFloat", np.array([[1, 2, 3]], np.uint8), np.array([[1], [-2], [3]], np.int8),
+    P(positive()), P(positive(1)), None, None, P(away(1)), domain=MICROSOFT)
+row("DequantizeLinear", np.array([1, -3, 4], np.int8), P(positive()), C(1, np.int8), domain=MICROSOFT)
+
+# fmt: on
 
 PREDICATE = "gives booleans"
 INTEGERS = "computes on integers or booleans"
@@ -447,20 +504,36 @@ NOT_DIFFERENTIABLE = {
          "ai.onnx::LessOrEqual-12", "ai.onnx::IsNaN-1", "ai.onnx::IsInf-10",
          "ai.onnx::OptionalHasElement-15"), PREDICATE),
     **dict.fromkeys(
-        ("ai.onnx::ArgMax-1", "ai.onnx::ArgMin-1", "ai.onnx::NonZero-9", "ai.onnx::Shape-1", "ai.onnx::Size-1",
-         "ai.onnx::NonMaxSuppression-10", "ai.onnx::SequenceLength-11", "ai.onnx.ml::LabelEncoder-2",
+        ("ai.onnx::ArgMax-1", "ai.onnx::ArgMin-1", "ai.onnx::NonZero-9", "ai.onnx::Shape-1",
+         "ai.onnx::Size-1", "ai.onnx::NonMaxSuppression-10", "ai.onnx::SequenceLength-11",
+         "ai.onnx.ml::LabelEncoder-2",
          "ai.onnx::TfIdfVectorizer-9"), INDICES),
     **dict.fromkeys(
         ("ai.onnx::RandomNormal-1", "ai.onnx::RandomNormalLike-1", "ai.onnx::RandomUniform-1",
          "ai.onnx::RandomUniformLike-1", "ai.onnx::Bernoulli-15", "ai.onnx::Multinomial-7"), RANDOM),
     **dict.fromkeys(
-        ("ai.onnx::ConstantOfShape-9", "ai.onnx::EyeLike-9", "ai.onnx::HannWindow-17", "ai.onnx::HammingWindow-17",
+        ("ai.onnx::ConstantOfShape-9", "ai.onnx::EyeLike-9", "ai.onnx::HannWindow-17",
+         "ai.onnx::HammingWindow-17",
          "ai.onnx::BlackmanWindow-17", "ai.onnx::MelWeightMatrix-17", "ai.onnx::Range-11"), PARAMETERS),
     **dict.fromkeys(
         ("ai.onnx.ml::Binarizer-1", "ai.onnx.ml::OneHotEncoder-1", "ai.onnx.ml::TreeEnsemble-5",
          "ai.onnx.ml::TreeEnsembleClassifier-1", "ai.onnx.ml::TreeEnsembleRegressor-1",
          "qonnx.custom_op.general::MultiThreshold-1", "qonnx.custom_op.general::XnorPopcountMatMul-1",
          "ai.onnx::DynamicQuantizeLinear-11", "ai.onnx::Hardmax-1", "ai.onnx::Hardmax-13"), PIECEWISE),
+    **dict.fromkeys(
+        ("ai.onnx::ConvInteger-10", "ai.onnx::MatMulInteger-10", "ai.onnx::QLinearConv-10",
+         "ai.onnx::QLinearMatMul-10", "com.microsoft::MatMulInteger16-1", "com.microsoft::MulInteger-1",
+         "com.microsoft::ReduceSumInteger-1", "com.microsoft::QGemm-1", "com.microsoft::QLinearAdd-1",
+         "com.microsoft::QLinearAveragePool-1", "com.microsoft::QLinearConcat-1",
+         "com.microsoft::QLinearConv-1", "com.microsoft::QLinearGlobalAveragePool-1",
+         "com.microsoft::QLinearLeakyRelu-1", "com.microsoft::QLinearMul-1",
+         "com.microsoft::QLinearReduceMean-1", "com.microsoft::QLinearSigmoid-1",
+         "com.microsoft::QLinearSoftmax-1", "com.microsoft::QLinearWhere-1",
+         "com.microsoft::QuantizeLinear-1"), INTEGERS),
+    **dict.fromkeys(
+        ("com.microsoft::DynamicQuantizeMatMul-1", "com.microsoft::DynamicQuantizeLSTM-1",
+         "com.microsoft::QAttention-1", "com.microsoft::QEmbedLayerNormalization-1"),
+        "computes on integers inside, that it rounds its inputs to or is given"),
     "ai.onnx::BitCast-26": "reads the bits as another type",
     "ai.onnx::QuantizeLinear-10": "gives integers (float8 for some zero points)",
     **dict.fromkeys(

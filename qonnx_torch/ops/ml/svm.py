@@ -127,8 +127,8 @@ def svm_classifier(
         best = scores.argmax(-1)
     known = labels or tuple(range(scores.shape[1]))
     chosen = torch.tensor(known, device=x.device)[best]
-    if offset.shape[0] == 1 and len(labels) != 2 and not sum(counts):
-        chosen = (scores.amax(-1) > 0).to(torch.int64)
+    if classes == 1:
+        chosen = (scores[:, 0] > 0).to(torch.int64)
     if scores.shape[1] == 1 and len(labels) == 2:
         scores = torch.cat((-scores, scores), -1)
     return chosen, _transform(scores, post_transform).float()
