@@ -362,13 +362,13 @@ ON_MODELS = [
 NAMES = [f.__name__ for f in (*ON_MODELS, *ON_BYTES)]
 
 
-def mutated(corpus: Corpus, dice: random.Random) -> tuple[str, bytes]:
-    """Returns what was done, and the broken file."""
+def mutated(corpus: Corpus, dice: random.Random, change: Any = None) -> tuple[str, bytes]:
+    """Returns what was done (first), and the broken file; the dice choose the change where none is given."""
     content = dice.choice(corpus)
-    if dice.random() < 0.3:
-        change = dice.choice(ON_BYTES)
+    change = change or dice.choice(ON_BYTES if dice.random() < 0.3 else ON_MODELS)
+    if change in ON_BYTES:
         return change.__name__, change(content, dice, corpus)
-    changes = [dice.choice(ON_MODELS) for _ in range(dice.choice([1, 1, 1, 2, 3]))]
+    changes = [change, *(dice.choice(ON_MODELS) for _ in range(dice.choice([0, 0, 0, 1, 2])))]
     model = ModelProto.FromString(content)
     for rewrite in changes:
         try:

@@ -167,17 +167,17 @@ def _unchanged(
     default = next(o for o in model.opset_import if o.domain in ("", "ai.onnx"))
     own = default.version
     wanted = min(own, OPSET_CEILING) if opset_version is None else opset_version
-    if wanted != own and not all(_same_schema(n, own, wanted) for n in all_nodes(model.graph)):
-        if opset_version is not None:
-            return None
-        wanted = own  # its operators mean something else, or do not exist, in the sets that clients know
-    if least_opset(model) > wanted:
-        return None
     if functions and wanted < _FUNCTIONS_FLOOR:
         if opset_version is not None:
             raise ExportError(
                 f"opset {opset_version}: function bodies need opset {_FUNCTIONS_FLOOR} or above"
             )
+        return None
+    if wanted != own and not all(_same_schema(n, own, wanted) for n in all_nodes(model.graph)):
+        if opset_version is not None:
+            return None
+        wanted = own  # its operators mean something else, or do not exist, in the sets that clients know
+    if least_opset(model) > wanted:
         return None
     default.version = wanted
     return model

@@ -10,13 +10,12 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, helper, numpy_helper
 from torch import fx
 
 import qonnx_torch.nn as qnn
 from qonnx_torch.dtypes import onnx_element_type, torch_dtype
 from qonnx_torch.errors import ExportError
-from qonnx_torch.names import onnx_name
 from qonnx_torch.ops import as_tensor
 from qonnx_torch.ops._axes import axis_of
 from qonnx_torch.ops.activation import (
@@ -33,9 +32,8 @@ from qonnx_torch.registry import QONNX_DOMAIN, REGISTRY, Operator
 from qonnx_torch.type_names import type_of_name
 
 from .foreign import FOREIGN
-from .naming import infos_by_name, output_values, unique_value_names
-from .restore import state_of
-from .tensors import constant_proto, packed_types, tensor_proto
+from .naming import output_values
+from .values import Values
 from .versions import attributes_at
 
 __all__ = ["emit"]
@@ -54,7 +52,7 @@ def emit(module: fx.GraphModule, opset_version: int) -> tuple[ModelProto, dict[s
         ExportError: lists every node that cannot be written.
     """
     emitter = _Emitter(module, opset_version)
-    return emitter.emit(), emitter.infos
+    return emitter.emit(), emitter.values.infos
 
 
 class _Emitter:
@@ -78,35 +76,15 @@ class _Emitter:
     ) -> None:
         self.module = module
         self.opset = opset_version
-        self.outer = outer
-        placeholders = [n for n in module.graph.nodes if n.op == "placeholder"]
-        self.captured = dict(zip(placeholders[len(placeholders) - len(captured) :], captured, strict=True))
-        self.taken: set[str] = set() if outer is None else outer.taken
-        self.names = unique_value_names(module, self.taken, self.captured)
-        self.taken |= {n for names in self.names.values() for n in names}
-        self.infos = infos_by_name(self.names)
-        self.state = state_of(module)
-        self.values: dict[fx.Node, str] = {}
+        self.values: Values = Values(module, None if outer is None else outer.values, prefix, captured)
         self.nodes: list[NodeProto] = []
-        self.initializers: dict[str, TensorProto] = {}
-        self.initializer_names: set[str] = set() if outer is None else outer.initializer_names
         self.versions: dict[str, int] = {QONNX_DOMAIN: 1} if outer is None else outer.versions
         self.node_names: set[str] = set() if outer is None else outer.node_names
-        self.borrowed = {} if outer is None else outer.constants_in(prefix)
-        provenance = provenance_of(module)
-        self.parameter_names = {p: t.name for t in provenance.tensors for p in t.paths} if provenance else {}
-        self.source = ModelProto.FromString(provenance.skeleton) if provenance else ModelProto()
-        self.packed = packed_types(self.source)
-
-    def constants_in(self, prefix: str) -> dict[str, str]:
-        """Returns the constants of this graph that live in a subgraph: path in it -> path here."""
-        known = [*self.parameter_names, *self.borrowed]
-        return {path.removeprefix(prefix): path for path in known if path.startswith(prefix)}
 
     def emit(self) -> ModelProto:
         """Returns the model."""
         model = ModelProto()
-        model.CopyFrom(self.source)
+        model.CopyFrom(self.values.source)
         model.graph.CopyFrom(self.graph())
         if provenance_of(self.module) is None:
             model.graph.name = model.producer_name = "qonnx_torch"
@@ -123,12 +101,12 @@ class _Emitter:
         outputs: list[onnx.ValueInfoProto] = []
         problems: list[str] = []
         for node in self.module.graph.nodes:
-            if node in self.captured:
-                self.values[node] = self.captured[node]
-            elif node.op == "placeholder":
-                inputs.append(self._value_info(node))
+            if node in self.values.captured:
+                continue
+            if node.op == "placeholder":
+                inputs.append(self.values.value_info(node))
             elif node.op == "get_attr":
-                self.values[node] = self._parameter(str(node.target))
+                self.values.of[node] = self.values.parameter(str(node.target))
             elif node.op == "output":
                 outputs = self._outputs(node) if not problems else []
             else:
@@ -136,141 +114,67 @@ class _Emitter:
                     self._emit_node(node)
                 except ExportError as error:
                     problems.append(f"  {node.name}: {error}")
-                    self.values[node] = node.name
+                    self.values.of[node] = node.name
         if problems:
             raise ExportError(f"{len(problems)} nodes cannot be written:\n" + "\n".join(problems))
-        file = self.source.graph
+        file = self.values.source.graph
         graph = GraphProto(
-            name=file.name or ("" if self.outer is None else "subgraph"), doc_string=file.doc_string
+            name=file.name or ("" if self.values.outer is None else "subgraph"), doc_string=file.doc_string
         )
-        known = {o for n in self.nodes for o in n.output} | set(self.initializers) | {i.name for i in inputs}
+        known = (
+            {o for n in self.nodes for o in n.output}
+            | set(self.values.initializers)
+            | {i.name for i in inputs}
+        )
         annotations = (a for a in file.quantization_annotation if a.tensor_name in known)
         graph.quantization_annotation.extend(annotations)
         graph.node.extend(self.nodes)
-        graph.initializer.extend(self.initializers.values())
+        graph.initializer.extend(self.values.initializers.values())
         graph.input.extend(inputs)
         graph.output.extend(outputs)
-        if self.outer is not None:
+        if self.values.outer is not None:
             self._declare_values(graph)
         return graph
 
     def _declare_values(self, graph: GraphProto) -> None:
         """Declares what a subgraph computes, as far as it was inferred; `finalise` does it for the model."""
         ends = {v.name for v in graph.output}
-        computed = dict.fromkeys(o for n in self.nodes for o in n.output if o in self.infos and o not in ends)
+        computed = dict.fromkeys(
+            o for n in self.nodes for o in n.output if o in self.values.infos and o not in ends
+        )
         for name in computed:
-            info = self.infos[name]
-            element_type = self.packed.get(name) or onnx_element_type(info.dtype)
+            info = self.values.infos[name]
+            element_type = self.values.packed.get(name) or onnx_element_type(info.dtype)
             graph.value_info.append(helper.make_tensor_value_info(name, element_type, list(info.shape)))
 
     # -- values ------------------------------------------------------------------------------------
 
-    def _value_info(self, node: fx.Node) -> onnx.ValueInfoProto:
-        name = self.names[node][0]
-        self.values[node] = name
-        file = [v for v in self.source.graph.input if v.name == name and not v.type.HasField("tensor_type")]
-        if name not in self.infos or file:  # a sequence or an optional
-            return self._declared(name, self.source.graph.input)
-        info = self.infos[name]
-        element_type = self.packed.get(name) or onnx_element_type(info.dtype)
-        return helper.make_tensor_value_info(name, element_type, list(info.shape))
-
-    def _declared(
-        self, name: str, values: Sequence[onnx.ValueInfoProto], position: int | None = None
-    ) -> onnx.ValueInfoProto:
-        """Returns what the file declares of a value without an inferred shape: by name, or by position.
-
-        Raises:
-            ExportError: of a model's input or output, where that is nothing.
-        """
-        found = next((v for v in values if v.name == name), None)
-        if found is None and position is not None and position < len(values):
-            found = values[position]
-        if found is None and self.outer is None:
-            raise ExportError(f"the type of {name!r} is not known")
-        return onnx.ValueInfoProto(name=name, type=found.type if found is not None else None)
-
     def _outputs(self, node: fx.Node) -> list[onnx.ValueInfoProto]:
         outputs: list[onnx.ValueInfoProto] = []
         for i, result in enumerate(output_values(node)):
-            wanted = self.names[node][i] if i < len(self.names[node]) else ""
+            wanted = self.values.names[node][i] if i < len(self.values.names[node]) else ""
             if isinstance(result, fx.Node):
-                value = self.values[result]
-            elif self.outer is None or result is None:
+                value = self.values.of[result]
+            elif self.values.outer is None or result is None:
                 raise ExportError(f"output {i} is the Python value {result!r}, not a tensor")
             else:
-                value = self._input(result, f"{wanted or node.name}_value", self._declared_dtype(i))
-            info = self.infos.get(value) or self._parameter_info(value)
+                value = self.values.input(
+                    result, f"{wanted or node.name}_value", self.values.declared_dtype(i)
+                )
+            info = self.values.infos.get(value) or self.values.parameter_info(value)
             constant = not isinstance(result, fx.Node) or result.op in ("placeholder", "get_attr")
             if constant or value in {o.name for o in outputs}:
                 # A graph output must be computed, and once: an input, a parameter or a repeat is passed on.
-                name = self._fresh(wanted or value)
+                name = self.values.fresh(wanted or value)
                 self.nodes.append(helper.make_node("Identity", [value], [name], name=f"{name}_identity"))
                 value = name
             if info is None:
-                outputs.append(self._declared(value, self.source.graph.output, i))
+                outputs.append(self.values.declared(value, self.values.source.graph.output, i))
                 continue
             outputs.append(
                 helper.make_tensor_value_info(value, onnx_element_type(info.dtype), list(info.shape))
             )
         return outputs
-
-    def _declared_dtype(self, output: int) -> torch.dtype | None:
-        """Returns the dtype that the file declares of an output."""
-        declared = self.source.graph.output
-        element_type = declared[output].type.tensor_type.elem_type if output < len(declared) else 0
-        return torch_dtype(element_type) if element_type else None
-
-    def _parameter_info(self, value: str) -> ValueInfo | None:
-        """Returns shape and dtype of an initializer, of this graph or one around it."""
-        proto = self.initializers.get(value)
-        if proto is None:
-            return (
-                None
-                if self.outer is None
-                else self.outer.infos.get(value) or self.outer._parameter_info(value)
-            )
-        return ValueInfo(tuple(proto.dims), torch_dtype(proto.data_type))
-
-    def _fresh(self, name: str) -> str:
-        candidate, count = name, 0
-        while candidate in self.taken or candidate in self.initializer_names:
-            count += 1
-            candidate = f"{name}_{count}"
-        self.taken.add(candidate)
-        return candidate
-
-    def _parameter(self, path: str) -> str:
-        """Returns the initializer of a parameter or buffer; equal ones that had one name share it again."""
-        if path in self.borrowed and self.outer is not None:
-            return self.outer._parameter(self.borrowed[path])
-        if path not in self.state:
-            raise ExportError(f"{path} is no parameter or buffer of the module")
-        tensor = self.state[path]
-        name = self.parameter_names.get(path, onnx_name(path))
-        proto = tensor_proto(tensor, name, self.packed.get(name))
-        known = self.initializers.get(name)
-        if known == proto:
-            return name
-        elsewhere = name in self.initializer_names and known is None
-        if known is not None or elsewhere or name in self.taken:
-            proto.name = self._fresh(f"{name}_{path.rpartition('.')[2]}" if name in self.taken else name)
-        return self._initializer(proto)
-
-    def _initializer(self, proto: TensorProto) -> str:
-        self.initializers[proto.name] = proto
-        self.initializer_names.add(proto.name)
-        return proto.name
-
-    def _input(self, value: Any, hint: str, like: torch.dtype | None = None) -> str:
-        """Returns the value name of an argument; Python numbers become initializers."""
-        if value is None:
-            return ""
-        if isinstance(value, fx.Node):
-            return self.values[value]
-        if isinstance(value, (tuple, list)) and any(isinstance(v, fx.Node) for v in value):
-            raise ExportError(f"{hint} mixes numbers and computed values; compute it with Concat")
-        return self._initializer(constant_proto(value, self._fresh(hint), like=like))
 
     # -- nodes -------------------------------------------------------------------------------------
 
@@ -278,16 +182,16 @@ class _Emitter:
         if node.target is getitem:
             source, index = node.args
             assert isinstance(source, fx.Node)
-            self.values[node] = self.names[source][index]  # type: ignore[index]
+            self.values.of[node] = self.values.names[source][index]  # type: ignore[index]
             return
         if node.target is as_tensor:
-            self.values[node] = self.values[node.all_input_nodes[0]]
+            self.values.of[node] = self.values.of[node.all_input_nodes[0]]
             return
         if node.target is aligned:
             value, other, axis = node.args
-            ranks = [len(self._info(self.values[n]).shape) for n in (value, other)]  # type: ignore[index]
+            ranks = [len(self.values.info(self.values.of[n]).shape) for n in (value, other)]  # type: ignore[index]
             behind = ranks[1] - axis_of(axis, ranks[1]) - ranks[0]  # type: ignore[arg-type]
-            self.values[node] = self._extended(self.values[value], behind)  # type: ignore[index]
+            self.values.of[node] = self._extended(self.values.of[value], behind)  # type: ignore[index]
             return
         target = node.target
         if node.op == "call_module":
@@ -315,11 +219,14 @@ class _Emitter:
         inputs = []
         for slot in operator.inputs:
             if operator.variadic and slot == operator.inputs[-1]:
-                inputs += [self._input(v, f"{self.names[node][0]}_{slot}") for v in arguments.get(slot, ())]
+                inputs += [
+                    self.values.input(v, f"{self.values.names[node][0]}_{slot}")
+                    for v in arguments.get(slot, ())
+                ]
             else:
-                hint = f"{self.names[node][0]}_{slot}"
+                hint = f"{self.values.names[node][0]}_{slot}"
                 like = self._constant_dtype(operator, slot, arguments)
-                inputs.append(self._input(arguments.get(slot), hint, like))
+                inputs.append(self.values.input(arguments.get(slot), hint, like))
         self._append(node, operator, inputs, {k: arguments[k] for k in operator.attributes if k in arguments})
 
     def _constant_dtype(
@@ -330,18 +237,7 @@ class _Emitter:
             return torch.float32
         kinds = _type_variables(operator, self.opset)
         wanted = kinds.get(slot, slot)
-        return self._common_dtype([v for s, v in arguments.items() if kinds.get(s, s) == wanted])
-
-    def _common_dtype(self, values: Sequence[Any]) -> torch.dtype | None:
-        return next((d for d in map(self._dtype, values) if d is not None), None)
-
-    def _dtype(self, value: Any) -> torch.dtype | None:
-        if not isinstance(value, fx.Node):
-            return None
-        if value.op == "get_attr":
-            return self.state[str(value.target)].dtype
-        info = self.infos.get(self.values[value])
-        return info.dtype if info else None
+        return self.values.common_dtype([v for s, v in arguments.items() if kinds.get(s, s) == wanted])
 
     def _subgraphs(
         self, node: fx.Node, module: qnn.SubgraphOperator, operator: Operator
@@ -353,7 +249,9 @@ class _Emitter:
             raise ExportError(f"its {lost[0]} is no torch.fx.GraphModule")
         if operator.target is scan_8:
             raise ExportError("Scan of operator set 8, with a batch, has no form in newer ones")
-        captured = [self._input(v, f"{self.names[node][0]}_captured") for v in module.split(node.args)[1]]
+        captured = [
+            self.values.input(v, f"{self.values.names[node][0]}_captured") for v in module.split(node.args)[1]
+        ]
         return {
             name: _Emitter(graph, self.opset, self, f"{node.target}.{name}.", captured).graph()
             for name, graph in graphs.items()
@@ -370,7 +268,7 @@ class _Emitter:
             hint = operator.inputs[min(i, len(operator.inputs) - 1)]
             element_type = formal[i].type.tensor_type.elem_type if i < len(formal) else 0
             like = torch_dtype(element_type) if element_type else None
-            inputs.append(self._input(value, f"{self.names[node][0]}_{hint}", like))
+            inputs.append(self.values.input(value, f"{self.values.names[node][0]}_{hint}", like))
         return inputs
 
     def _module_inputs(self, node: fx.Node, module: torch.nn.Module, operator: Operator) -> list[str]:
@@ -379,17 +277,18 @@ class _Emitter:
         if not isinstance(module, qnn.Quantizer):
             hints = operator.inputs
             return [
-                self._input(v, f"{self.names[node][0]}_{h}") for v, h in zip(node.args, hints, strict=False)
+                self.values.input(v, f"{self.values.names[node][0]}_{h}")
+                for v, h in zip(node.args, hints, strict=False)
             ]
         given = [*node.args[1:], *[None] * len(module.parameter_names)]
-        inputs = [self._input(node.args[0], f"{node.name}_x")]
+        inputs = [self.values.input(node.args[0], f"{node.name}_x")]
         for parameter, value in zip(module.parameter_names, given, strict=False):
             if value is not None:
-                inputs.append(self._input(value, f"{node.name}_{parameter}"))
+                inputs.append(self.values.input(value, f"{node.name}_{parameter}"))
             elif getattr(module, parameter) is None:
                 raise ExportError(f"its {parameter} is neither owned nor given")
             else:
-                inputs.append(self._parameter(f"{node.target}.{parameter}"))
+                inputs.append(self.values.parameter(f"{node.target}.{parameter}"))
         return inputs
 
     def _append(
@@ -414,9 +313,9 @@ class _Emitter:
             written = {k: v for k, v in attributes.items() if v is not None and v != ""}
         elif operator.domain == "":
             inputs, written = self._older_form(operator, inputs, written)
-        outputs = self.names[node]
+        outputs = self.values.names[node]
         self._check_outputs(operator, len(outputs))
-        self.values[node] = outputs[0]
+        self.values.of[node] = outputs[0]
         proto = helper.make_node(
             operator.op_type, inputs, outputs, name=self._node_name(node), domain=operator.domain
         )
@@ -427,8 +326,8 @@ class _Emitter:
 
     def _aligned_slope(self, x: str, slope: str) -> str:
         """Returns a per-channel PRelu slope (C,) as (C, 1, ...), as newer operator sets want it."""
-        rank = len(self.infos[x].shape)
-        known = self.initializers.get(slope)
+        rank = len(self.values.infos[x].shape)
+        known = self.values.initializers.get(slope)
         if rank < 3 or (known is not None and list(known.dims) in ([], [1])):
             return slope
         return self._extended(slope, rank - 2)
@@ -437,30 +336,26 @@ class _Emitter:
         """Returns a value with `count` dimensions of 1 behind its own."""
         if count <= 0:
             return value
-        extended = self._fresh(f"{value}_aligned")
-        info = self._info(value)
+        extended = self.values.fresh(f"{value}_aligned")
+        info = self.values.info(value)
         rank = len(info.shape)
-        axes = self._input(tuple(range(rank, rank + count)), f"{extended}_axes")
-        self.infos[extended] = ValueInfo((*info.shape, *[1] * count), info.dtype)
+        axes = self.values.input(tuple(range(rank, rank + count)), f"{extended}_axes")
+        self.values.infos[extended] = ValueInfo((*info.shape, *[1] * count), info.dtype)
         self.nodes.append(helper.make_node("Unsqueeze", [value, axes], [extended], name=extended))
         return extended
 
-    def _info(self, value: str) -> ValueInfo:
-        info = self.infos.get(value) or self._parameter_info(value)
-        if info is None:
-            raise ExportError(f"the shape of {value!r} is not known")
-        return info
-
     def _append_coerced(self, node: fx.Node, op_type: str, value: str, axis: int) -> None:
         """Writes a softmax over several dimensions at once, which newer operator sets spell in four nodes."""
-        output, name = self.names[node][0], self._node_name(node)
-        self.values[node] = output
-        info = self.infos.get(value)
+        output, name = self.values.names[node][0], self._node_name(node)
+        self.values.of[node] = output
+        info = self.values.infos.get(value)
         rank = len(info.shape) if info else None
         if rank is not None and axis % rank == rank - 1:
             self.nodes.append(helper.make_node(op_type, [value], [output], name=name, axis=-1))
             return
-        shape, matrix, result = (self._fresh(f"{output}_{part}") for part in ("shape", "matrix", "rows"))
+        shape, matrix, result = (
+            self.values.fresh(f"{output}_{part}") for part in ("shape", "matrix", "rows")
+        )
         self.nodes += [
             helper.make_node("Shape", [value], [shape], name=f"{name}_shape"),
             helper.make_node("Flatten", [value], [matrix], name=f"{name}_flatten", axis=axis),
@@ -479,10 +374,10 @@ class _Emitter:
             raise ExportError(
                 f"{op_type} does not exist in opset {self.opset}; ask for a newer one"
             ) from None
-        attributes = attributes_at(operator, attributes, self.opset, inputs, self.initializers)
-        constant_axes = len(inputs) > 1 and inputs[1] in self.initializers
+        attributes = attributes_at(operator, attributes, self.opset, inputs, self.values.initializers)
+        constant_axes = len(inputs) > 1 and inputs[1] in self.values.initializers
         if "axes" in schema.attributes and op_type.startswith("Reduce") and constant_axes:
-            axes = onnx.numpy_helper.to_array(self.initializers.pop(inputs[1]))
+            axes = onnx.numpy_helper.to_array(self.values.initializers.pop(inputs[1]))
             attributes = {**attributes, "axes": [int(a) for a in axes.reshape(-1)]}
             inputs = inputs[:1]
             attributes.pop("noop_with_empty_axes", None)
@@ -502,22 +397,24 @@ class _Emitter:
             raise ExportError(f"{operator.op_type} has no {count} outputs in opset {self.opset}")
 
     def _has_no_zero(self, name: str) -> bool:
-        return name in self.initializers and bool(onnx.numpy_helper.to_array(self.initializers[name]).all())
+        return name in self.values.initializers and bool(
+            onnx.numpy_helper.to_array(self.values.initializers[name]).all()
+        )
 
     def _emit_foreign(self, node: fx.Node, module: torch.nn.Module | None, target: Any) -> None:
         op_type, inputs, attributes = FOREIGN[target](module, node)
-        output = self.names[node][0]
-        dtypes = [d for d in map(self._dtype, node.args) if d is not None]
+        output = self.values.names[node][0]
+        dtypes = [d for d in map(self.values.dtype, node.args) if d is not None]
         like = dtypes[0] if dtypes else None
-        result = self.infos.get(output)
+        result = self.values.infos.get(output)
         if len({*dtypes, *([result.dtype] if result else [])}) > 1:
             given = ", ".join(map(str, dtypes))
             raise ExportError(
                 f"{op_type} of {given} gives {result.dtype if result else 'another type'}: ONNX converts "
                 "nothing by itself; convert the inputs to one type"
             )
-        names = [self._input(v, f"{output}_{i}", like) for i, v in enumerate(inputs)]
-        self.values[node] = output
+        names = [self.values.input(v, f"{output}_{i}", like) for i, v in enumerate(inputs)]
+        self.values.of[node] = output
         self.nodes.append(
             helper.make_node(op_type, names, [output], name=self._node_name(node), **attributes)
         )

@@ -6,8 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from qonnx_torch.errors import UnsupportedModelError
-
 __all__ = ["Aligned", "Literal", "NodeForm", "modernize"]
 
 
@@ -138,7 +136,7 @@ def _ratio_becomes_an_input(form: NodeForm) -> None:
 def _old_batch_normalization(form: NodeForm) -> None:
     # Without spatial each feature is normalized for itself, as the shape of scale says.
     form.pop("spatial")
-    # Training has further outputs; version 6 says so besides. What says neither infers, as converters read it.
+    # Training has further outputs; version 6 says so besides. What says neither only infers, as usual.
     test = form.pop("is_test")
     if not test and (test == 0 or form.outputs > 1):
         form.attributes |= {"training_mode": 1, "saved_statistics": 1}

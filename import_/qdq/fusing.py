@@ -65,17 +65,20 @@ class _Fusing:
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
-        self.node_names: set[str] = set()
+        replaced = (QUANTIZE, DEQUANTIZE, _DYNAMIC)
+        self.node_names = {node.name for node in graph.nodes if node.op_type not in replaced}
 
     def run(self) -> None:
         """Goes through the nodes, then through the integer constants."""
         graph = self.graph
+        if not graph.is_sound:
+            return
         if any(is_linear(n, QUANTIZE) and self._is_vector(n.input[1]) for n in graph.nodes):
             graph.infer_ranks()
         for position, node in enumerate(graph.nodes):
             if is_linear(node, QUANTIZE):
                 self._fuse_pair(position, quantized_grid(graph, node))
-            elif node.op_type == _DYNAMIC and node.domain in ("", "ai.onnx") and len(node.output) == 3:
+            elif node.op_type == _DYNAMIC and node.domain in ("", "ai.onnx") and _is_whole(node):
                 self._fuse_pair(position, Grid(node.output[1], node.output[2], TensorProto.UINT8, 1, 0))
         for name, proto in list(graph.constants.items()):
             if is_grid_type(proto.data_type) and graph.readers[name]:
@@ -208,6 +211,11 @@ class _Fusing:
             unique = f"{name}_{count}"
         self.node_names.add(unique)
         return unique
+
+
+def _is_whole(node: NodeProto) -> bool:
+    """Whether a DynamicQuantizeLinear has its input and all its outputs."""
+    return len(node.input) == 1 and len(node.output) == 3 and all((*node.input, *node.output))
 
 
 def _exact_values(graph: Graph, grid: Grid, name: str, level: Level, choice: Choice) -> torch.Tensor | None:

@@ -63,6 +63,7 @@ class Graph:
         givers: value name -> position of the node that gives it.
         constants: name -> initializer, or value of a Constant node.
         names: the names of the model.
+        is_sound: whether each value has one giver. The builder refuses graphs where that is not so.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class Graph:
         self.givers: dict[str, int] = {}
         self.constants: dict[str, TensorProto] = {i.name: i for i in proto.initializer}
         self.names = names
+        self.is_sound = True
         self._model, self._proto, self._outer, self._tensors = model, proto, outer, tensors
         self._types = ElementTypes()
         self._inputs = {v.name for v in proto.input}
@@ -99,7 +101,9 @@ class Graph:
                 self._index_constant(node)
                 continue
             self._read(i)
-            self.givers.update((name, i) for name in node.output if name)
+            for name in filter(None, node.output):
+                self.is_sound &= name not in self.givers and name not in self.constants
+                self.givers[name] = i
             for inner in subgraphs(node).values():
                 self._captured.update(free_names(inner))
             if node.domain in ("", "ai.onnx"):
@@ -110,9 +114,12 @@ class Graph:
 
     def _index_constant(self, node: NodeProto) -> None:
         try:
-            proto = constant_value(node)
+            proto = constant_value(node) if len(node.output) == 1 else None
         except QonnxTorchError:
-            return  # the builder says what is wrong with it
+            proto = None
+        if proto is None or node.output[0] in self.constants or node.output[0] in self.givers:
+            self.is_sound = False  # the builder says what is wrong with it
+            return
         self.constants[node.output[0]] = proto
         self._types[node.output[0]] = proto.data_type
 

@@ -14,12 +14,16 @@ __all__ = ["DEQUANTIZE", "QUANTIZE", "Grid", "dequantized_grid", "is_linear", "q
 
 QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
 _DOMAINS = ("", "ai.onnx", "com.microsoft")
-_ATTRIBUTES = ("axis", "block_size", "output_dtype", "precision", "saturate")
+_ATTRIBUTES = {
+    QUANTIZE: ("axis", "block_size", "output_dtype", "precision", "saturate"),
+    DEQUANTIZE: ("axis", "block_size", "output_dtype"),
+}
 
 
 def is_linear(node: NodeProto, op_type: str) -> bool:
     """Returns whether a node is a QuantizeLinear or DequantizeLinear, of ONNX or of onnxruntime."""
-    return node.op_type == op_type and node.domain in _DOMAINS and len(node.input) in (2, 3)
+    named = len(node.output) == 1 and len(node.input) in (2, 3) and all((*node.output, *node.input[:2]))
+    return node.op_type == op_type and node.domain in _DOMAINS and named
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,8 +117,9 @@ def dequantized_grid(graph: Graph, node: NodeProto, element_type: int) -> Grid |
 
 def _numbers(node: NodeProto) -> dict[str, int] | None:
     """Returns a node's attributes; None of a node that breaks the specification, as the builder will say."""
-    known = all(a.type == AttributeProto.INT and a.name in _ATTRIBUTES for a in node.attribute)
-    return {a.name: a.i for a in node.attribute} if known else None
+    known = _ATTRIBUTES[node.op_type]
+    fits = all(a.type == AttributeProto.INT and a.name in known for a in node.attribute)
+    return {a.name: a.i for a in node.attribute} if fits else None
 
 
 def _grid(node: NodeProto, numbers: dict[str, int]) -> Grid:

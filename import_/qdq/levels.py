@@ -82,9 +82,13 @@ class _Finder:
 
     def find(self, name: str, bounds: Bounds) -> list[Level]:
         levels: list[Level] = []
+        found: set[str] = set()  # a broken file may have a cycle
         waiting = [Level(name, bounds)]
         while waiting:
             level = waiting.pop()
+            if level.name in found:
+                continue
+            found.add(level.name)
             levels.append(level)
             self._check(level)
             for position in sorted(self.graph.readers[level.name]):
@@ -133,7 +137,7 @@ class _Finder:
             for value in moved_values(node):
                 if self.graph.is_output(value):
                     raise _ShownError
-                if self.graph.is_captured(value):
+                if self.graph.is_captured(value) or value in moved or value == name:
                     return None
                 moved[value] = []
                 for reader in sorted(self.graph.readers[value]):
@@ -155,6 +159,8 @@ class _Finder:
 def _clip_bounds(graph: Graph, node: NodeProto, level: Level) -> Bounds:
     """Returns the integers that a Clip with constant bounds leaves of a level's; None of any other node."""
     if node.op_type != "Clip" or node.domain not in ("", "ai.onnx") or level.bounds is None:
+        return None
+    if len(node.output) != 1 or not node.output[0]:
         return None
     if list(node.input).count(level.name) != 1 or node.input[0] != level.name or node.attribute:
         return None

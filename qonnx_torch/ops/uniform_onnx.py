@@ -91,7 +91,8 @@ def in_blocks(x: Tensor, axis: int, block_size: int) -> Tensor:
     missing = -x.shape[axis] % block_size
     if missing:
         x = F.pad(x, (*[0, 0] * (x.dim() - 1 - axis), 0, missing))
-    return x.unflatten(axis, (-1, block_size))
+    blocks: Tensor = x.unflatten(axis, (-1, block_size))
+    return blocks
 
 
 def out_of_blocks(y: Tensor, x: Tensor, axis: int, block_size: int) -> Tensor:

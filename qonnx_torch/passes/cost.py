@@ -347,9 +347,9 @@ def _quantized_type(module: torch.nn.Module) -> Datatype:
     if isinstance(module, qnn.BipolarQuant) and isinstance(module.scale, Tensor):
         return Datatype("BIPOLAR", 1) if bool((module.scale == 1).all()) else FLOAT32
     if isinstance(module, qnn.QuantizeDequantizeLinear):
-        bits = (module.high - module.low).bit_length()
+        width = (module.high - module.low).bit_length()
         plain = isinstance(module.zero_point, Tensor) and not bool(module.zero_point.any())
-        return Datatype(f"SCALEDINT<{bits}>", bits) if plain else FLOAT32
+        return Datatype(f"SCALEDINT<{width}>", width) if plain else FLOAT32
     if not isinstance(module, qnn.Quant) or not isinstance(module.bit_width, Tensor):
         return FLOAT32
     bits = float(module.bit_width.reshape(-1)[0])

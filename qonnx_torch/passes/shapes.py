@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from onnx import ModelProto
-from torch import Tensor, fx, nn
-from torch._subclasses.fake_tensor import (
-    DataDependentOutputException,
-    DynamicOutputShapeException,
-    FakeTensorMode,
-)
+from torch import Tensor, fx
 
 from qonnx_torch.dtypes import element_type_of, torch_dtype
 from qonnx_torch.element_types import ElementTypes
 from qonnx_torch.errors import UnsupportedModelError
-from qonnx_torch.nn.subgraphs import SubgraphOperator
 from qonnx_torch.ops import as_tensor, is_shape_value
+from qonnx_torch.passes.propagation import DataDependentShapeError, FakeInterpreter, propagate
 from qonnx_torch.passes.value_types import value_types
 from qonnx_torch.provenance import provenance_of, value_names
 from qonnx_torch.registry import REGISTRY
@@ -34,15 +27,12 @@ __all__ = [
     "ValueInfo",
     "declared_inputs",
     "infer_shapes",
+    "propagate",
 ]
 
 
 class UndeclaredInputsError(UnsupportedModelError):
     """Shapes were asked for, but those of the inputs are neither declared nor given."""
-
-
-class DataDependentShapeError(UnsupportedModelError):
-    """A node's result depends on data, so that no inference can tell its shape."""
 
 
 Dim = int | str | None
@@ -94,153 +84,6 @@ def declared_inputs(module: fx.GraphModule) -> list[InputSpec] | None:
             )
         specs.append(InputSpec(value.name, dims, torch_dtype(tensor.elem_type)))
     return specs
-
-
-class FakeInterpreter(fx.Interpreter):
-    """Runs a module on fake tensors and keeps what each node gives.
-
-    Attributes:
-        results: node -> what it gave.
-        varying: node -> the axes along which its sizes changed while its graph ran several times.
-        subgraphs: graph in the module, at any depth -> what its nodes gave when it first ran. A graph that
-            did not run (the other branch) is tried; what cannot be inferred of it is left out.
-
-    Raises:
-        UnsupportedModelError: a node cannot be inferred; the message names it.
-    """
-
-    def __init__(self, module: fx.GraphModule) -> None:
-        super().__init__(module, garbage_collect_values=False)
-        self.extra_traceback = False  # fx would add the node's code and advice on its own tools to messages
-        self.results: dict[fx.Node, Any] = {}
-        self.varying: dict[fx.Node, set[int]] = {}
-        self.subgraphs: dict[fx.GraphModule, FakeInterpreter] = {}
-
-    def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Calls a module; looks into the subgraphs of one that has them."""
-        module = self.fetch_attr(target)
-        if not isinstance(module, SubgraphOperator):
-            return super().call_module(target, args, kwargs)
-        graphs = module.subgraphs()
-        with _replaced(module, {name: _Watched(graph, self) for name, graph in graphs.items()}):
-            result = super().call_module(target, args, kwargs)
-            for name, graph in graphs.items():
-                if graph not in self.subgraphs:
-                    with suppress(Exception):  # it did not run: whatever it lacks, nobody asked for it
-                        getattr(module, name)(*module.example_arguments(*args)[name])
-        return result
-
-    def run_node(self, n: fx.Node) -> Any:
-        """Runs one node and records its result."""
-        try:
-            result = super().run_node(n)
-        except Exception as error:
-            if isinstance(error, UnsupportedModelError) and str(error).startswith(_NOT_INFERRED):
-                raise  # of a node in a subgraph
-            origin = n.meta.get("onnx")
-            name = f"{origin.name or origin.outputs[0]!r} ({origin.op_type})" if origin else n.name
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            depends = isinstance(error, (DataDependentOutputException, DynamicOutputShapeException))
-            reason = "it depends on data" if depends else reason
-            kind = DataDependentShapeError if depends else UnsupportedModelError
-            raise kind(f"{_NOT_INFERRED}{name} cannot be inferred: {reason}") from error
-        self.results[n] = result
-        return result
-
-
-_NOT_INFERRED = "the shape of node "
-
-
-class _Watched(nn.Module):
-    """Stands for a subgraph, and tells an interpreter what its nodes give."""
-
-    def __init__(self, graph: fx.GraphModule, interpreter: FakeInterpreter) -> None:
-        super().__init__()
-        self.graph = graph
-        self.interpreter = interpreter
-
-    def forward(self, *args: Any) -> Any:
-        inner = FakeInterpreter(self.graph)
-        try:
-            return inner.run(*args)
-        finally:
-            for graph, run in ((self.graph, inner), *inner.subgraphs.items()):
-                first = self.interpreter.subgraphs.setdefault(graph, run)
-                if first is not run:
-                    _merge(first, run)
-
-
-def _merge(first: FakeInterpreter, later: FakeInterpreter) -> None:
-    """Notes in one run of a graph what another gave in other shapes; a value of another rank is left out."""
-    for node, value in later.results.items():
-        known = first.results.get(node)
-        if isinstance(value, Tensor) and isinstance(known, Tensor) and value.dim() == known.dim():
-            axes = {i for i, (a, b) in enumerate(zip(known.shape, value.shape, strict=True)) if a != b}
-            if axes:
-                first.varying.setdefault(node, set()).update(axes)
-        elif _sizes_in(known) != _sizes_in(value):
-            first.results.pop(node, None)
-
-
-def _sizes_in(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return tuple(value.shape)
-    return tuple(map(_sizes_in, value)) if isinstance(value, (tuple, list)) else ()
-
-
-@contextmanager
-def _replaced(module: nn.Module, children: Mapping[str, nn.Module]) -> Iterator[None]:
-    before = {name: getattr(module, name) for name in children}
-    try:
-        for name, child in children.items():
-            setattr(module, name, child)
-        yield
-    finally:
-        for name, child in before.items():
-            setattr(module, name, child)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps torch from logging the traceback of an inference that fails; the error says it all."""
-    logger = logging.getLogger("torch._subclasses.fake_tensor")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-
-
-@contextmanager
-def _evaluating(module: fx.GraphModule) -> Iterator[None]:
-    modes = {m: m.training for m in module.modules()}
-    module.eval()
-    try:
-        yield
-    finally:
-        for m, training in modes.items():
-            m.training = training
-
-
-def propagate(
-    module: fx.GraphModule,
-    inputs: Sequence[tuple[Sequence[int], torch.dtype] | list[Tensor] | None],
-    interpreter: FakeInterpreter,
-) -> dict[fx.Node, Any]:
-    """Returns what each node gives on fake inputs of these shapes and dtypes, in `eval()`.
-
-    Nodes in subgraphs are left out; the interpreter has them.
-    """
-    with _evaluating(module), _quiet(), torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True):
-        interpreter.run(*map(_fake, inputs))
-    return interpreter.results
-
-
-def _fake(like: tuple[Sequence[int], torch.dtype] | list[Tensor] | None) -> Any:
-    if isinstance(like, tuple):
-        return torch.empty(tuple(like[0]), dtype=like[1])
-    return None if like is None else [torch.empty(t.shape, dtype=t.dtype) for t in like]
 
 
 def infer_shapes(module: fx.GraphModule, *args: Any) -> dict[str, ValueInfo]:

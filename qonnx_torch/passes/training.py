@@ -133,7 +133,7 @@ def _apply(quantizer: qnn.Quantizer, training: QuantizerTraining, is_weight: boo
         )
     if hasattr(quantizer, "gradient"):
         quantizer.gradient = training.gradient
-    if hasattr(quantizer, "batched"):
+    if isinstance(quantizer, (qnn.Quant, qnn.QuantizeDequantizeLinear)):
         quantizer.batched = not is_weight
     others: dict[str, Any] = {"zero_point": training.zero_point, "bit_width": training.bit_width}
     for name, kind in others.items():

@@ -121,5 +121,7 @@ def _steps(quantizer: qnn.Quantizer, parameters: dict[str, Tensor], x: Tensor) -
         step = torch.exp2(torch.maximum(exponent - mantissa, 1.0 - bias - mantissa)) * scale
         return step, step
     if isinstance(quantizer, qnn.QuantizeDequantizeLinear):
-        scale = out_of_blocks(scale.expand(quantizer.aligned(x).shape), x, quantizer.axis, quantizer.block_size)
+        scale = out_of_blocks(
+            scale.expand(quantizer.aligned(x).shape), x, quantizer.axis, quantizer.block_size
+        )
     return scale, parameters.get("output_scale", scale)

@@ -804,8 +804,12 @@ def test_this_projects_domain_is_no_file_format() -> None:
         lambda m: m.graph.initializer[0].dims.append(5),
         lambda m: m.graph.initializer[1].ClearField("raw_data"),
         lambda m: m.graph.node[0].output.__setitem__(0, ""),
+        lambda m: m.graph.node.append(m.graph.node[1]),
+        lambda m: m.graph.node.append(node("Clip", "y_q", "s")),
+        lambda m: m.graph.node.append(helper.make_node("Constant", [], [])),
+        lambda m: m.graph.node[1].attribute.append(helper.make_attribute("saturate", 1)),
     ],
-    ids=range(7),
+    ids=range(11),
 )
 def test_broken_files_are_refused_as_ever(damage) -> None:
     model = make(pair(), ODD)

@@ -16,8 +16,9 @@ import qonnx_torch as qt
 from qonnx_torch.errors import InvalidModelError, UnsupportedModelError
 from qonnx_torch.ops.contrib.activation import bias_add, bias_softmax, bias_split_gelu
 from qonnx_torch.ops.contrib.attention import attention, multi_head_attention
+from qonnx_torch.ops.contrib.block_quantized import gather_block_quantized, mat_mul_n_bits
 from qonnx_torch.ops.contrib.grouped_attention import group_query_attention
-from qonnx_torch.ops.contrib.products import c_dist, mat_mul_n_bits
+from qonnx_torch.ops.contrib.products import c_dist
 from qonnx_torch.ops.contrib.rotary import rotary_embedding
 
 F32 = np.float32
@@ -170,6 +171,39 @@ def test_columns_of_mat_mul_n_bits_in_another_order() -> None:
     assert not mat_mul_n_bits(a, packed[:0], scales, **given).any()
     with pytest.raises(InvalidModelError, match="weight_prepacked 1, 4 bits"):
         mat_mul_n_bits(a, packed, scales, weight_prepacked=1, **given)
+
+
+@pytest.mark.parametrize("zeros", [False, True])
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize(("rows", "axis"), [((5,), 1), ((3, 4), 2)])
+def test_gather_block_quantized(rows: tuple[int, ...], axis: int, bits: int, zeros: bool, check) -> None:
+    size, blocks = 16, 3
+    data = integers(256, *rows, size * blocks * bits // 8, dtype=np.uint8)
+    zero = integers(256, *rows, -(-blocks * bits // 8), dtype=np.uint8) if zeros else None
+    for indices in (np.array([[1, -1], [0, 2]]), np.array(1)):
+        check("GatherBlockQuantized", data, indices, numbers(*rows, blocks), zero, bits=bits, block_size=size,
+              gather_axis=0, quantize_axis=axis)  # fmt: skip
+
+
+def test_gather_block_quantized_of_narrow_types() -> None:
+    """As they are held: one value in an element."""
+    data = torch.from_numpy(integers(16, 4, 32, dtype=np.int8)) - 8
+    scales, zero = torch.from_numpy(numbers(4, 2)), torch.tensor([[1], [2], [3], [4]], dtype=torch.int8)
+    values = (data - zero) * scales.repeat_interleave(16, 1)
+    index = torch.tensor([3, -4, 7])
+    picked = torch.stack((values[3], values[0], torch.zeros(32)))
+    given = {"block_size": 16, "quantize_axis": 1}
+    zeros = zero.expand(4, 2)
+    torch.testing.assert_close(gather_block_quantized(data, index, scales, zeros, **given), picked)
+    columns = gather_block_quantized(data, torch.tensor([[31]]), scales, zeros, gather_axis=1, **given)
+    torch.testing.assert_close(columns, values[:, 31:].unsqueeze(-1))
+    unsigned = (data + 8).to(torch.uint8)
+    torch.testing.assert_close(
+        gather_block_quantized(unsigned, index[:1], scales, **given),
+        (unsigned * scales.repeat_interleave(16, 1))[3:],
+    )
+    with pytest.raises(UnsupportedModelError, match="may hold one value each or 2"):
+        gather_block_quantized(unsigned[:, :8], index, scales[:, :1], **given)
 
 
 @pytest.mark.parametrize("skip", [(2, 3, 8), (1, 3, 8), (3, 8)])

@@ -481,6 +481,8 @@ row("GroupQueryAttention", away(1, 2, 4), away(1, 2, 2, seed=1), away(1, 2, 2, s
     np.array([1], I32), C(2, I32), domain=MICROSOFT, num_heads=2, kv_num_heads=1, outputs=3)
 row("MatMulNBits", away(2, 16), C(np.arange(16).reshape(2, 1, 8) * 7, np.uint8), P(positive(2, 1)), None,
     None, P(away(2)), domain=MICROSOFT, K=16, N=2, bits=4, block_size=16)
+row("GatherBlockQuantized", C(np.arange(32).reshape(2, 16), np.uint8), np.array([1, 0], I64),
+    P(positive(2, 1)), domain=MICROSOFT, bits=8, block_size=16)
 row("MatMulIntegerToFloat", np.array([[1, 2, 3]], np.uint8), np.array([[1], [-2], [3]], np.int8),
     P(positive()), P(positive(1)), None, None, P(away(1)), domain=MICROSOFT)
 row("DequantizeLinear", np.array([1, -3, 4], np.int8), P(positive()), C(1, np.int8), domain=MICROSOFT)

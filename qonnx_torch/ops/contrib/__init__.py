@@ -3,6 +3,7 @@
 from qonnx_torch.ops.contrib import (
     activation,
     attention,
+    block_quantized,
     grouped_attention,
     indexing,
     normalization,
@@ -16,6 +17,7 @@ from qonnx_torch.ops.contrib import (
 __all__ = [
     "activation",
     "attention",
+    "block_quantized",
     "grouped_attention",
     "indexing",
     "normalization",

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from qonnx_torch.errors import InvalidModelError
@@ -134,70 +133,6 @@ def fused_conv(
     return activated(y if Z is None else y + Z, activation, alpha, beta)
 
 
-@operator("MatMulNBits", domain=_DOMAIN)
-def mat_mul_n_bits(
-    A: Tensor,
-    B: Tensor,
-    scales: Tensor,
-    zero_points: Tensor | None = None,
-    g_idx: Tensor | None = None,
-    bias: Tensor | None = None,
-    *,
-    K: int,
-    N: int,
-    accuracy_level: int = 0,
-    bits: int = 4,
-    block_size: int,
-    weight_prepacked: int = 0,
-) -> Tensor:
-    """Returns A W^T + bias with W = (B - zero_points) * scales, block by block of each row.
-
-    Args:
-        A: (..., K).
-        B: (N, blocks, block_size * bits / 8) bytes, the first value of a byte in its low bits; where a
-            dimension is 0, W is 0.
-        scales: (N, blocks), or as many in another shape.
-        zero_points: (N, blocks) of A's dtype, or (N, ceil(blocks * bits / 8)) bytes packed like B;
-            2^(bits - 1) where absent.
-        g_idx: (K,), block of each column; columns in order where absent.
-        bias: (N,).
-        K: columns of W.
-        N: rows of W.
-        accuracy_level: how coarsely an implementation may compute; here it changes nothing.
-        bits: 2, 4 or 8.
-        block_size: columns of a block.
-        weight_prepacked: only 0 is supported: the layout above.
-
-    Returns: (..., N).
-
-    Raises:
-        InvalidModelError: the weight is packed for one kind of device, or another number of bits.
-
-    Source: onnxruntime MatMulNBits-1.
-    """
-    if weight_prepacked or bits not in (2, 4, 8):
-        raise InvalidModelError(f"MatMulNBits: weight_prepacked {weight_prepacked}, {bits} bits")
-    if B.numel() == 0:
-        y = A.new_zeros((*A.shape[:-1], N))
-        return y if bias is None else y + bias
-    blocks = -(-K // block_size)
-    codes = _unpacked(B.reshape(N, blocks, -1), bits).to(scales.dtype)  # (N, blocks, block_size)
-    scale = scales.reshape(N, blocks, 1)
-    if zero_points is None:
-        zero: Tensor | float = float(1 << (bits - 1))
-    elif zero_points.is_floating_point():
-        zero = zero_points.reshape(N, blocks, 1)
-    else:
-        zero = _unpacked(zero_points.reshape(N, -1), bits)[:, :blocks].unsqueeze(-1).to(scales.dtype)
-    if g_idx is None:
-        weight = ((codes - zero) * scale).flatten(1)[:, :K]
-    else:
-        block = g_idx.to(torch.int64)
-        offset = zero[:, block, 0] if isinstance(zero, Tensor) else zero
-        weight = (codes.flatten(1)[:, :K] - offset) * scale[:, block, 0]
-    return F.linear(A, weight.to(A.dtype), bias)
-
-
 @operator("Inverse", domain=_DOMAIN)
 def inverse(X: Tensor) -> Tensor:
     """Returns the inverse of each matrix of X (..., n, n). Source: onnxruntime Inverse-1."""
@@ -232,10 +167,3 @@ def _arranged(x: Tensor, transpose: int, batch: int) -> Tensor:
         return x
     x = x.movedim(0, -2) if batch else x
     return x.transpose(-1, -2) if transpose else x
-
-
-def _unpacked(packed: Tensor, bits: int) -> Tensor:
-    """Returns the values in bytes (..., n) as (..., n * 8 / bits), the low bits first."""
-    shifts = torch.arange(0, 8, bits, dtype=torch.uint8, device=packed.device)
-    values = packed.view(torch.uint8).unsqueeze(-1) >> shifts
-    return (values & ((1 << bits) - 1)).flatten(-2)

@@ -50,11 +50,11 @@ def calibrate_quantizer(
 ) -> None:
     """Sets the scale (and zero point) of one quantizer from one tensor, in place.
 
-    - A uniform quantizer (Quant, QuantizeDequantizeLinear) whose zero point is 0 and not learned is symmetric: with [low, high] the
-      range that the method finds, scale = max(-low, high) / -(smallest integer) where signed, and
-      high / largest integer where unsigned. Any other is affine: the range is extended to hold 0,
-      scale = (high - low) / (largest - smallest integer), zero_point = round(smallest integer - low / scale),
-      so that 0 is represented exactly.
+    - A uniform quantizer (Quant, QuantizeDequantizeLinear) whose zero point is 0 and not learned is
+      symmetric: with [low, high] the range that the method finds, scale = max(-low, high) / -(smallest
+      integer) where signed, and high / largest integer where unsigned. Any other is affine: the range is
+      extended to hold 0, scale = (high - low) / (largest - smallest integer), zero_point = round(smallest
+      integer - low / scale), so that 0 is represented exactly.
     - FloatQuant: scale = max(-low, high) / largest value.
     - BipolarQuant, and a Quant of one signed bit: scale = mean |x|, by every method. It is the scale with the
       smallest squared error (XNOR-Net, Rastegari et al. 2016, arXiv:1603.05279, equation 6).
