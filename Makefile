@@ -2,6 +2,7 @@
 #   PYTHON=python3.12   which interpreter makes the virtual environment
 #   VENV=dir            which virtual environment to use
 #   PYTEST_ARGS=...     what pytest is given
+#   FUZZ_ARGS=...       what the fuzzer is given
 # pip's own settings (PIP_INDEX_URL, PIP_EXTRA_INDEX_URL, PIP_FIND_LINKS, ...) pass through.
 
 PYTHON ?= python3
@@ -18,7 +19,7 @@ PY := $(VENV)/bin/python
 PINS := pyproject.toml constraints.txt
 
 .NOTPARALLEL:
-.PHONY: help demo test lint types wheel bench check clean distclean
+.PHONY: help demo test lint types wheel bench fuzz check clean distclean
 
 help:
 	@echo "make demo       the main job on a model that lies in the repository"
@@ -27,6 +28,7 @@ help:
 	@echo "make types      mypy --strict"
 	@echo "make wheel      build wheel and sdist into dist/, try the wheel in an empty environment"
 	@echo "make bench      the benchmarks"
+	@echo "make fuzz       import 10,000 broken files (FUZZ_ARGS='--files N --seed N --save FOLDER')"
 	@echo "make check      lint, types, test, wheel and demo"
 	@echo "make clean      remove builds and caches"
 	@echo "make distclean  ... and the virtual environments made here"
@@ -46,6 +48,9 @@ types: $(VENV)/.stamp-dev
 
 bench: $(VENV)/.stamp-test
 	@set -e; for script in benchmarks/[!_]*.py; do echo "== $$script"; $(PY) "$$script"; done
+
+fuzz: $(VENV)/.stamp-test
+	@$(PY) benchmarks/fuzz.py $(FUZZ_ARGS)
 
 check: lint types test wheel demo
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 import onnx
 from onnx import ModelProto
@@ -16,7 +17,7 @@ from qonnx_torch.passes.shapes import ValueInfo
 from qonnx_torch.passes.training import update_statistics
 from qonnx_torch.provenance import Provenance, fingerprint, provenance_of
 
-from .declarations import check_types, infer_values, tensor_changes
+from .declarations import TensorChange, check_types, has_wrong_types, infer_values, tensor_changes
 from .emitter import emit
 from .finalise import OPSET_CEILING, declare, finalise
 from .qdq import least_opset
@@ -83,22 +84,20 @@ def export_qonnx(
         provenance = None
     changes = tensor_changes(module, provenance_of(module), state_of(module))
     infos = infer_values(module, args, changes, required=provenance is None)
-    model = _unchanged(module, provenance, functions, opset_version) if provenance is not None else None
-    if model is not None and args:
-        _declare_inputs(model, infos)
-    canonical = model is None
+    model = None
+    if provenance is not None:
+        given = infos if args else {}
+        model = _restored(module, provenance, infos, given, functions, opset_version, ir_version)
+    if model is not None and changes:
+        check_types(model, changes)
     if model is None:
-        version = OPSET_CEILING if opset_version is None else opset_version
-        if version < _CANONICAL_FLOOR:
+        if opset_version is not None and opset_version < _CANONICAL_FLOOR:
             raise ExportError(
-                f"opset {version}: a graph is written whole only at opset {_CANONICAL_FLOOR} or above"
+                f"opset {opset_version}: a graph is written whole only at opset {_CANONICAL_FLOOR} or above"
             )
         if not infos:
             infer_values(module, args, changes, required=True)
-        model, infos = _emit(module, version, opset_version is None)
-    finalise(model, infos, ir_version)
-    if canonical or changes:
-        check_types(model, changes)
+        model = _written(module, changes, opset_version, ir_version)
     if functions:
         model = _with_functions(model, ir_version)
     if path is not None:
@@ -106,16 +105,61 @@ def export_qonnx(
     return model
 
 
-def _emit(module: fx.GraphModule, version: int, free: bool) -> tuple[ModelProto, dict[str, ValueInfo]]:
-    """Writes a graph whole; where the version is free, in the file's own if only that has its operators."""
-    try:
-        return emit(module, version)
-    except ExportError:
-        provenance = provenance_of(module)
-        own = _default_opset(ModelProto.FromString(provenance.skeleton)) if provenance else 0
-        if not free or own <= version:
-            raise
-        return emit(module, own)
+def _restored(
+    module: fx.GraphModule,
+    provenance: Provenance,
+    infos: Mapping[str, ValueInfo],
+    given: Mapping[str, ValueInfo],
+    functions: bool,
+    opset_version: int | None,
+    ir_version: int | None,
+) -> ModelProto | None:
+    """Returns an unchanged graph as its file has it, or None where the operator set rules that out."""
+    model = _unchanged(module, provenance, functions, opset_version)
+    if model is None:
+        return None
+    _declare_inputs(model, given)
+    finalise(model, infos, ir_version)
+    own = _default_opset(ModelProto.FromString(provenance.skeleton))
+    if opset_version is None and _default_opset(model) < own and has_wrong_types(model):
+        return _restored(module, provenance, infos, given, functions, own, ir_version)
+    return model
+
+
+def _written(
+    module: fx.GraphModule,
+    changes: Sequence[TensorChange],
+    opset_version: int | None,
+    ir_version: int | None,
+) -> ModelProto:
+    """Returns a graph written whole, complete.
+
+    Where the operator set is free, it is the first that has all operators and takes all types, of: the newest
+    that clients know (if the file's nodes mean the same there); the file's own; onnx's newest.
+    """
+    provenance = provenance_of(module)
+    file = ModelProto.FromString(provenance.skeleton) if provenance is not None else ModelProto()
+    versions = [opset_version or OPSET_CEILING]
+    if opset_version is None:
+        own = _default_opset(file)
+        if own > OPSET_CEILING and not all(_same_schema(n, own, versions[0]) for n in all_nodes(file.graph)):
+            versions = []
+        versions += [own, _OPSETS[1]] if own >= _CANONICAL_FLOOR else [_OPSETS[1]]
+        versions = list(dict.fromkeys(versions))
+    *others, last = versions
+    for version in others:
+        with suppress(ExportError):
+            return _written_at(module, changes, version, ir_version)
+    return _written_at(module, changes, last, ir_version)
+
+
+def _written_at(
+    module: fx.GraphModule, changes: Sequence[TensorChange], version: int, ir_version: int | None
+) -> ModelProto:
+    model, infos = emit(module, version)
+    finalise(model, infos, ir_version)
+    check_types(model, changes)
+    return model
 
 
 def _default_opset(model: ModelProto) -> int:
@@ -194,6 +238,8 @@ def _same_schema(node: onnx.NodeProto, own: int, wanted: int) -> bool:
         return not onnx.defs.has(node.op_type, own)
     if old.since_version == new.since_version:
         return True
+    if any(a.name == "ceil_mode" and a.i for a in node.attribute):
+        return False  # before opset 22 the last window of a pool could lie in the padding
     # From 21 on operator sets have added element types, not changed what a node without new attributes means.
     return (
         min(own, wanted) >= OPSET_CEILING

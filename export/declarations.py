@@ -27,7 +27,7 @@ from qonnx_torch.provenance import Provenance, provenance_of
 from .finalise import constant_info
 from .restore import is_quantizer_parameter
 
-__all__ = ["TensorChange", "check_types", "infer_values", "tensor_changes"]
+__all__ = ["TensorChange", "check_types", "has_wrong_types", "infer_values", "tensor_changes"]
 
 _CONVERSIONS = {torch.float32: "float()", torch.float64: "double()", torch.float16: "half()"}
 
@@ -109,7 +109,8 @@ def infer_values(
     """Returns shape and dtype of every value, or nothing where the file's own declarations still hold.
 
     They hold where inference has too little to go on (the inputs' shapes are not, or not wholly, declared, or
-    a shape depends on data) and no tensor has changed its shape or dtype.
+    a shape depends on data) and no tensor has changed its shape or dtype. Without them, what depends on data
+    is left out.
 
     Args:
         module: the module to write.
@@ -133,6 +134,8 @@ def infer_values(
         other = [change.path for change in changes if not change.own]
         if not required and not other and (undeclared or depends or dynamic):
             return {}
+        if depends and not other:
+            return infer_shapes(module, *args, partial=True)
         if undeclared:
             reason = "the shapes of the inputs are not declared; give example inputs as args"
         else:
@@ -177,6 +180,11 @@ def check_types(model: ModelProto, changes: Sequence[TensorChange]) -> None:
             + "\n".join(problems)
             + _conversion(changes)
         )
+
+
+def has_wrong_types(model: ModelProto) -> bool:
+    """Returns whether a standard operator does not take an element type that reaches it."""
+    return any(_problems(model.graph, model.opset_import[0].version, {}))
 
 
 def _problems(graph: GraphProto, opset: int, outer: Mapping[str, int]) -> Iterator[str]:

@@ -34,7 +34,7 @@ from qonnx_torch.type_names import type_of_name
 from .foreign import FOREIGN
 from .naming import output_values
 from .values import Values
-from .versions import attributes_at
+from .versions import attributes_at, name_at
 
 __all__ = ["emit"]
 
@@ -78,6 +78,7 @@ class _Emitter:
         self.opset = opset_version
         self.values: Values = Values(module, None if outer is None else outer.values, prefix, captured)
         self.nodes: list[NodeProto] = []
+        self.unknown: set[str] = set()
         self.versions: dict[str, int] = {QONNX_DOMAIN: 1} if outer is None else outer.versions
         self.node_names: set[str] = set() if outer is None else outer.node_names
 
@@ -93,7 +94,29 @@ class _Emitter:
         for domain, version in self.versions.items():
             model.opset_import.append(helper.make_opsetid(domain, version))
         model.ir_version = 10
+        self._declare_unknown_outputs(model)
         return model
+
+    def _declare_unknown_outputs(self, model: ModelProto) -> None:
+        """Declares outputs that depend on data as onnx infers them, else as in the file."""
+        unknown = [v for v in model.graph.output if v.name in self.unknown]
+        if not unknown:
+            return
+        bare = ModelProto()
+        bare.CopyFrom(model)
+        for value in bare.graph.output:
+            value.ClearField("type")
+        try:
+            inferred = onnx.shape_inference.infer_shapes(bare)
+        except (onnx.shape_inference.InferenceError, ValueError, RuntimeError):
+            return
+        found = {v.name: v.type for v in inferred.graph.output if v.type.WhichOneof("value")}
+        for value in unknown:
+            kind = found.get(value.name)
+            if kind is not None and kind.HasField("tensor_type") and not kind.tensor_type.HasField("shape"):
+                value.type.tensor_type.elem_type = kind.tensor_type.elem_type
+            elif kind is not None:
+                value.type.CopyFrom(kind)
 
     def graph(self) -> GraphProto:
         """Returns the graph, with the name that it has in the file."""
@@ -169,6 +192,7 @@ class _Emitter:
                 self.nodes.append(helper.make_node("Identity", [value], [name], name=f"{name}_identity"))
                 value = name
             if info is None:
+                self.unknown.add(value)
                 outputs.append(self.values.declared(value, self.values.source.graph.output, i))
                 continue
             outputs.append(
@@ -317,7 +341,7 @@ class _Emitter:
         self._check_outputs(operator, len(outputs))
         self.values.of[node] = outputs[0]
         proto = helper.make_node(
-            operator.op_type, inputs, outputs, name=self._node_name(node), domain=operator.domain
+            name_at(operator, self.opset), inputs, outputs, name=self._node_name(node), domain=operator.domain
         )
         proto.attribute.extend(
             _attribute(k, v, operator.attribute_types.get(k, "")) for k, v in written.items()
@@ -367,7 +391,9 @@ class _Emitter:
         self, operator: Operator, inputs: list[str], attributes: dict[str, Any]
     ) -> tuple[list[str], dict[str, Any]]:
         """Returns inputs and attributes as the operator set asked for has them."""
-        op_type = operator.op_type
+        op_type = name_at(operator, self.opset)
+        if not onnx.defs.has(op_type):
+            return inputs, attributes  # onnxruntime has operators of its own in the default domain
         try:
             schema = onnx.defs.get_schema(op_type, self.opset)
         except onnx.defs.SchemaError:
@@ -392,8 +418,9 @@ class _Emitter:
         return inputs, attributes
 
     def _check_outputs(self, operator: Operator, count: int) -> None:
-        most = onnx.defs.get_schema(operator.op_type, self.opset).max_output if not operator.domain else count
-        if count > most:
+        name = name_at(operator, self.opset)
+        standard = not operator.domain and onnx.defs.has(name)
+        if standard and count > onnx.defs.get_schema(name, self.opset).max_output:
             raise ExportError(f"{operator.op_type} has no {count} outputs in opset {self.opset}")
 
     def _has_no_zero(self, name: str) -> bool:

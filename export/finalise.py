@@ -117,10 +117,11 @@ def _set_value_infos(graph: GraphProto, infos: Mapping[str, ValueInfo], packed: 
     ends = {v.name for v in (*graph.input, *graph.output)}
     constants = {n.output[0]: constant_info(n) for n in graph.node if n.op_type == "Constant"}
     result: list[ValueInfoProto] = []
+    optionals = _optionals(graph)
     for name in dict.fromkeys(o for n in graph.node for o in n.output if o):
         if name in ends:
             continue
-        if name in infos:
+        if name in infos and name not in optionals:
             result.append(_value_info(name, infos[name]))
         elif name in constants:
             result.append(constants[name])
@@ -134,6 +135,15 @@ def _set_value_infos(graph: GraphProto, infos: Mapping[str, ValueInfo], packed: 
     for value in (*graph.value_info, *graph.output):
         if value.name in packed:
             value.type.tensor_type.elem_type = packed[value.name]
+
+
+def _optionals(graph: GraphProto) -> set[str]:
+    """Returns the values that a node makes optionals: here they are tensors, sequences or None."""
+    found: set[str] = set()
+    for node in graph.node:
+        if node.op_type == "Optional" or (node.op_type == "Identity" and node.input[0] in found):
+            found.update(node.output)
+    return found
 
 
 def declare(value: ValueInfoProto, info: ValueInfo) -> None:

@@ -12,10 +12,20 @@ from qonnx_torch.errors import ExportError
 from qonnx_torch.ops.normalization import group_normalization_per_group
 from qonnx_torch.registry import Operator
 
-__all__ = ["attributes_at"]
+__all__ = ["attributes_at", "name_at"]
 
 _Attributes = dict[str, Any]
 _Rule = Callable[[Operator, _Attributes, int, "np.ndarray[Any, Any] | None"], _Attributes]
+
+
+_RENAMED = {"Scatter": (11, "ScatterElements")}
+"""Operator -> the ai.onnx operator set since which it has another name, and that name."""
+
+
+def name_at(operator: Operator, opset: int) -> str:
+    """Returns what an operator is called in an ai.onnx operator set."""
+    since, name = _RENAMED.get(operator.op_type, (opset + 1, operator.op_type))
+    return name if not operator.domain and opset >= since else operator.op_type
 
 
 def attributes_at(

@@ -43,7 +43,9 @@ def import_model(
     quantizer, and integer weights are float parameters with a quantizer behind them (see `fuse_qdq`).
 
     Args:
-        model: a path (external data beside it is read), serialized bytes, or a ModelProto.
+        model: a path, serialized bytes, or a ModelProto. External data beside a path are mapped into memory,
+            copy-on-write: they take memory when touched, and are never written; the files may be deleted or
+            replaced, but must not be cut or rewritten in place while the module lives.
         batch: "keep" leaves the batch size that the file has; "dynamic" makes it free and a number sets it,
             also for models exported at a fixed batch size (constant Reshape shapes are rewritten).
         training: the quantizers' gradients and what they learn; by default the gradients of Brevitas'

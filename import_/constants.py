@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +12,7 @@ from qonnx_torch.errors import InvalidModelError, UnsupportedModelError, quoted
 from qonnx_torch.ops import as_python
 from qonnx_torch.ordering import label
 
-from .tensors import TensorStore
+from .tensors import TensorStore, element_count
 
 __all__ = ["Constant", "constant_value", "is_constant"]
 
@@ -38,7 +37,7 @@ class Constant:
 
     def numel(self) -> int:
         """Returns the number of elements."""
-        return math.prod(self.proto.dims)
+        return element_count(self.proto.dims)
 
     def encoding(self) -> str:
         """Returns the TensorProto field that holds the data."""
@@ -48,6 +47,7 @@ class Constant:
         """Returns the value as Python numbers: one number, or a tuple (of tuples).
 
         Raises:
+            InvalidModelError: they are complex.
             UnsupportedModelError: there are too many of them.
         """
         if self.numel() > _MOST_NUMBERS:
@@ -55,7 +55,10 @@ class Constant:
                 f"its input {quoted(self.name)} has {self.numel()} elements; as a shape, list of axes or the "
                 f"like it may have {_MOST_NUMBERS}"
             )
-        return as_python(self.tensor())
+        tensor = self.tensor()
+        if tensor.is_complex():
+            raise InvalidModelError(f"its input {quoted(self.name)} cannot be complex")
+        return as_python(tensor)
 
 
 _ATTRIBUTE_TYPES = {

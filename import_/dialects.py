@@ -26,7 +26,7 @@ def check_versions(model: ModelProto) -> None:
     Raises:
         InvalidModelError: a negative version, one that onnx cannot look up, or version 0 of ai.onnx.
     """
-    for entry in model.opset_import:
+    for entry in (*model.opset_import, *(entry for f in model.functions for entry in f.opset_import)):
         domain = canonical_domain(entry.domain)
         if not (0 if domain else 1) <= entry.version <= _LARGEST_VERSION:
             raise InvalidModelError(

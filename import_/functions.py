@@ -10,8 +10,8 @@ import onnx_ir as ir
 from onnx import FunctionProto, ModelProto, NodeProto, ValueInfoProto
 from onnx_ir.passes.common import InlinePass
 
-from qonnx_torch.errors import InvalidModelError, UnsupportedModelError
-from qonnx_torch.ordering import label, subgraphs
+from qonnx_torch.errors import InvalidModelError, UnsupportedModelError, shortened
+from qonnx_torch.ordering import check_nodes, label, subgraphs
 from qonnx_torch.registry import REGISTRY, canonical_domain
 
 __all__ = ["inline_functions"]
@@ -47,6 +47,11 @@ def inline_functions(model: ModelProto) -> None:
     functions = _by_key(kept)
     calls = _expanded_calls(model, functions)
     if calls:
+        graph = model.graph
+        values = [v.name for v in (*graph.input, *graph.initializer)]
+        check_nodes(graph.node, values, [o.name for o in graph.output])
+        for key in calls:
+            check_nodes(functions[key].node, functions[key].input, functions[key].output)
         _inline(model, [functions[key] for key in calls])
     del model.functions[:]
 
@@ -151,9 +156,11 @@ def _inline(model: ModelProto, functions: Sequence[FunctionProto]) -> None:
     light.graph.input.extend(ValueInfoProto(name=name) for name in names)
     try:
         result = ir.to_proto(InlinePass()(ir.from_proto(light)).model)
-    except (ValueError, KeyError, TypeError, AttributeError, ir.passes.PassError) as error:
-        cause = error.__cause__ or error
-        reason = str(cause).partition("\n")[0]
+    except (ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
+        cause: BaseException = error
+        while cause.__cause__ is not None:  # each level of the graph wraps the error of the one below
+            cause = cause.__cause__
+        reason = shortened(str(cause).partition("\n")[0])
         raise InvalidModelError(f"the model's functions cannot be inlined: {reason}") from None
     del graph.node[:]
     graph.node.extend(result.graph.node)

@@ -154,7 +154,7 @@ class Scope:
         return None
 
     def adopt(self, borrowed: Iterable[tuple[str, str]], prefix: str) -> None:
-        """Notes the paths of constants in this graph's module; those of graphs around it are kept for them."""
+        """Notes paths of constants in this graph's module; those of graphs around it are kept for them."""
         for name, path in borrowed:
             if name in self.constants:
                 self.constants[name].paths.append(prefix + path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Container
 
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto
@@ -10,7 +9,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 from qonnx_torch.ordering import subgraphs
 
 from .constants import is_constant
-from .tensors import LARGE, InMessage, TensorStore
+from .tensors import LARGE, InMessage, TensorStore, element_count
 
 __all__ = ["copy_without_data", "skeleton"]
 
@@ -55,7 +54,7 @@ def copy_without_data(model: ModelProto, tensors: TensorStore) -> ModelProto:
     """Returns a copy of the caller's model; its large tensors are noted in a store and not copied."""
 
     def copy_tensor(tensor: TensorProto, result: TensorProto, name: str) -> None:
-        if math.prod(tensor.dims) < LARGE or tensor.data_location == TensorProto.EXTERNAL:
+        if element_count(tensor.dims) < LARGE or tensor.data_location == TensorProto.EXTERNAL:
             result.CopyFrom(tensor)
         else:
             _copy_header(tensor, result)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import os
 import secrets
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -29,6 +29,7 @@ __all__ = [
     "TensorStore",
     "byte_count",
     "data_field",
+    "element_count",
     "identity",
     "tensor_of",
 ]
@@ -42,11 +43,25 @@ def data_field(proto: TensorProto) -> str:
     return next((f for f in TENSOR_ENCODINGS if getattr(proto, f)), "raw_data")
 
 
+def element_count(dims: Iterable[int]) -> int:
+    """Returns the number of elements of a shape; 2**63 where there are more, which no memory holds."""
+    sizes = list(dims)
+    count = 0 if 0 in sizes else 1
+    for size in sizes:
+        count = min(count * size, _TOO_MANY)
+        if count in (0, _TOO_MANY):
+            break
+    return count
+
+
+_TOO_MANY = 1 << 63
+
+
 def byte_count(proto: TensorProto, name: str) -> int:
     """Returns how many bytes the data of a tensor are as raw bytes: what its shape and type ask for.
 
     Raises:
-        InvalidModelError: a negative dimension.
+        InvalidModelError: a negative dimension, or more elements than there can be.
         UnsupportedModelError: the element type is not supported.
     """
     try:
@@ -55,7 +70,9 @@ def byte_count(proto: TensorProto, name: str) -> int:
         raise UnsupportedModelError(f"tensor {quoted(name)}: {error}") from None
     if any(d < 0 for d in proto.dims):
         raise InvalidModelError(f"tensor {quoted(name)}: negative dimension in {_shape(proto)}")
-    elements: int = math.prod(proto.dims)
+    elements = element_count(proto.dims)
+    if elements == _TOO_MANY:
+        raise InvalidModelError(f"tensor {quoted(name)}: {_shape(proto)} are more elements than there can be")
     return -(-elements * bits // 8)
 
 
@@ -317,7 +334,7 @@ class TensorStore:
             return tensor_of(inline, name)
         if data.length != expected:
             raise _misfit(proto, name, f"{data.length} bytes instead of {expected}")
-        return data.tensor(dtype, math.prod(proto.dims)).reshape(tuple(proto.dims))
+        return data.tensor(dtype, element_count(proto.dims)).reshape(tuple(proto.dims))
 
     def field(self, proto: TensorProto) -> str:
         """Returns the TensorProto field that a tensor's data are written in."""

@@ -9,7 +9,7 @@ from onnx import AttributeProto, GraphProto, NodeProto
 
 from qonnx_torch.errors import InvalidModelError, quoted, shortened
 
-__all__ = ["all_nodes", "free_names", "label", "reads", "sorted_nodes", "subgraphs"]
+__all__ = ["all_nodes", "check_nodes", "free_names", "label", "reads", "sorted_nodes", "subgraphs"]
 
 
 def label(node: NodeProto) -> str:
@@ -46,6 +46,30 @@ def reads(node: NodeProto) -> list[str]:
     for graph in subgraphs(node).values():
         names += free_names(graph)
     return names
+
+
+def check_nodes(nodes: Sequence[NodeProto], known: Iterable[str], outputs: Iterable[str]) -> None:
+    """Refuses nodes that cannot run in any order, here or in a subgraph.
+
+    Args:
+        nodes: the nodes of a graph or function.
+        known: values that exist before any of them runs, those of graphs around included.
+        outputs: values that must exist in the end.
+
+    Raises:
+        InvalidModelError: a value produced twice, a value that nothing produces, or a cycle.
+    """
+    waiting = [(nodes, set(known), list(outputs))]
+    while waiting:
+        nodes, inside, ends = waiting.pop()
+        sorted_nodes(nodes, inside, ends)
+        graphs = [graph for node in nodes for graph in subgraphs(node).values()]
+        if graphs:
+            around = inside.union(name for node in nodes for name in node.output)
+            for graph in graphs:
+                own = {value.name for value in (*graph.input, *graph.initializer)}
+                given = {name for node in graph.node for name in node.output}
+                waiting.append((graph.node, (around - given) | own, [o.name for o in graph.output]))
 
 
 def sorted_nodes(nodes: Sequence[NodeProto], known: Iterable[str], outputs: Iterable[str]) -> list[int]:

@@ -165,7 +165,9 @@ def choose(graph: Graph, grid: Grid, bounds: tuple[int, int] | None, rank: int |
             return None
         return Choice("QuantizeDequantizeLinear", replace(grid, axis=-1), None, *bounds)
     placed = _placed(scale, zero_point, grid, rank)
-    if placed is None or not bool((torch.isfinite(scale) & (scale > 0)).all()):
+    if placed is None or not scale.is_floating_point():
+        return None
+    if not bool((torch.isfinite(scale) & (scale > 0)).all()):
         return None
     grid, shape = placed
     offset = bool(zero_point.to(torch.float32).any())

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from onnx import ModelProto, NodeProto, TensorProto
 
-from qonnx_torch.errors import UnsupportedModelError
+from qonnx_torch.errors import QonnxTorchError, UnsupportedModelError
 from qonnx_torch.ops.quantize_linear import dequantize_linear
-from qonnx_torch.ordering import label
+from qonnx_torch.ordering import check_nodes, label
 from qonnx_torch.registry import PROJECT_DOMAIN, QONNX_DOMAIN, REGISTRY
 
 from ..tensors import TensorStore
@@ -33,6 +33,8 @@ def fuse_qdq(model: ModelProto, tensors: TensorStore) -> None:
     graphs = list(graphs_of(model.graph))
     if not any(is_linear(node, DEQUANTIZE) for proto, _ in graphs for node in proto.node):
         return
+    values = [v.name for v in (*model.graph.input, *model.graph.initializer)]
+    check_nodes(model.graph.node, values, [o.name for o in model.graph.output])
     names = Names(model)
     indexed: dict[int, Graph] = {}
     for proto, outer in graphs:
@@ -91,13 +93,15 @@ class _Fusing:
     def _fuse_pair(self, position: int, grid: Grid | None) -> None:
         """Fuses a QuantizeLinear (or the dynamic one) with each DequantizeLinear of the same grid."""
         graph, node = self.graph, self.graph.nodes[position]
-        if grid is None or not node.output[0] or not is_grid_type(grid.element_type):
+        if grid is None or not is_grid_type(grid.element_type):
             return
         x = node.input[0]
         rank = graph.rank(x)
         bounds = type_bounds(grid.element_type)
         levels, _ = levels_of(graph, node.output[0], grid, grid.element_type, bounds, rank)
         used = [level for level in levels if level.is_used]
+        if not used:
+            return
         choices = [choose(graph, grid, level.bounds, rank) for level in used]
         stays = node.op_type == _DYNAMIC or any(level.others for level in levels) or None in choices
         for level, choice in zip(used, choices, strict=True):
@@ -229,8 +233,8 @@ def _exact_values(graph: Graph, grid: Grid, name: str, level: Level, choice: Cho
     try:
         values = dequantize_linear(integers, scale, shift, axis=grid.axis, block_size=grid.block_size)
         found = choice.quantized(graph, values)
-    except (RuntimeError, ValueError):  # parameters that do not fit the tensor: it fails when it runs
-        return None
+    except (RuntimeError, ValueError, QonnxTorchError):
+        return None  # parameters that do not fit the tensor: it fails when it runs
     return values if values.dtype == found.dtype and torch.equal(values, found) else None
 
 

@@ -261,6 +261,8 @@ class Graph:
 
     def finish(self) -> None:
         """Takes out the nodes, constants and declarations that no longer belong there."""
+        if not self.is_sound:
+            return
         gone = self._retyped | {name for i in self._removed for name in self.nodes[i].output}
         _delete(self._proto.node, self._removed)
         read = {name for node in self._proto.node for name in node.input} | self._captured | self._ends

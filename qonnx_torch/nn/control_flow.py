@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 
 from qonnx_torch.nn.subgraphs import SubgraphOperator, declared_outputs, is_complete
@@ -32,15 +33,18 @@ class If(SubgraphOperator):
         types = declared_outputs(then_branch)
         alike = types == declared_outputs(else_branch) != () and all(map(is_complete, types))
         self._uniform = alike and all(map(_can_be_captured, (then_branch, else_branch)))
+        self._floating = all(dtype is not None and dtype.is_floating_point for dtype, _ in types)
 
     def forward(self, cond: Tensor | bool, *captured: Any) -> tuple[Any, ...]:
         """Returns the outputs of the branch that the condition selects."""
+        # torch.cond has no gradients beside integers; and a branch that trains may update statistics.
+        uniform = self._uniform and not self.training and (self._floating or not torch.is_grad_enabled())
         return if_(
             cond,  # type: ignore[arg-type]
             then_branch=self.then_branch,
             else_branch=self.else_branch,
             captured=captured,
-            uniform=self._uniform and not self.training,  # a branch that trains may update statistics
+            uniform=uniform,
         )
 
     def example_arguments(self, *values: Any) -> dict[str, tuple[Any, ...]]:

@@ -111,9 +111,10 @@ def operator(
         op_type: ONNX operator type.
         domain: canonical operator domain.
         since_version: first operator set version with this behaviour.
-        static: inputs that are Python numbers: baked in where the file has constants, ints where they come from
-            a Shape, read off the tensor (which breaks a compiled graph) where they are computed from data.
-        numbers: inputs that are Python numbers where a file has constant 0-d tensors.
+        static: inputs that are Python numbers: baked in where the file has constants, ints where they come
+            from a Shape, read off the tensor (which breaks a compiled graph) where they are computed from data.
+        numbers: inputs that are Python numbers where a file has constant 0-d tensors. One that is static too is
+            a number wherever it is a constant, and stays a tensor where it is computed.
         sequences: inputs that are Python lists of tensors (ONNX sequences), or None (empty optionals).
         on_shapes: the function also computes on Python ints (it may stand in a Shape chain). Without it,
             Python values that arrive at a tensor input become tensors first.
@@ -132,7 +133,8 @@ def operator(
         parameters = [p for p in signature.parameters.values() if p.kind is not p.KEYWORD_ONLY]
         names = [p.name for p in parameters]
         tensors_only = not (on_shapes or on_numbers)
-        untouched = frozenset(sequences) | (frozenset() if tensors_only else frozenset(names))
+        read = frozenset(static) - frozenset(numbers)
+        untouched = frozenset((*sequences, *numbers)) | (frozenset() if tensors_only else frozenset(names))
 
         def convert(args: tuple[Any, ...]) -> tuple[Any, ...]:
             """Gives each input its kind: Python numbers where it is static, else tensors."""
@@ -140,7 +142,7 @@ def operator(
             converted = []
             for i, value in enumerate(args):
                 name = names[min(i, len(names) - 1)] if names else ""
-                if name in static:
+                if name in read:
                     value = as_python(value) if isinstance(value, torch.Tensor) else value
                 elif name not in untouched and is_shape_value(value):
                     value = as_tensor(value, device=device)

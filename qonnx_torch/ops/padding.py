@@ -17,11 +17,11 @@ from qonnx_torch.ops._operator import operator
 __all__: list[str] = []
 
 
-@operator("Pad", static=("pads", "constant_value", "axes"))
+@operator("Pad", static=("pads", "constant_value", "axes"), numbers=("constant_value",))
 def pad(
     data: Tensor,
     pads: Sequence[int],
-    constant_value: float | None = None,
+    constant_value: Tensor | float | None = None,
     axes: Sequence[int] | None = None,
     *,
     mode: str = "constant",
@@ -44,8 +44,10 @@ def pad(
         raise InvalidModelError(f"Pad: {len(dims)} axes need {2 * len(dims)} pads, not {len(amounts)}")
     widths = {a: (amounts[i], amounts[i + len(dims)]) for i, a in enumerate(dims)}
     if mode == "constant":
-        fill = 0 if constant_value is None else integers(constant_value)[0]
-        return _constant(data, [n for a in reversed(range(rank)) for n in widths.get(a, (0, 0))], fill)
+        flat = [n for a in reversed(range(rank)) for n in widths.get(a, (0, 0))]
+        if isinstance(constant_value, Tensor):
+            return _computed(data, flat, constant_value)
+        return _constant(data, flat, 0 if constant_value is None else integers(constant_value)[0])
     if mode not in _SOURCES:
         raise InvalidModelError(f"Pad: mode {mode!r} is none of {['constant', *_SOURCES]}")
     for axis, (before, after) in widths.items():
@@ -60,6 +62,13 @@ def _constant(data: Tensor, flat: list[Any], fill: Any) -> Tensor:
     if data.dtype == torch.uint64 and fill >= 1 << 63:
         return on_bits(lambda x: torch.constant_pad_nd(x, flat, fill - (1 << 64)), data)
     return torch.constant_pad_nd(data, flat, fill)
+
+
+def _computed(data: Tensor, flat: list[Any], fill: Tensor) -> Tensor:
+    """Returns data padded with the number in a tensor, which is not read."""
+    inside = torch.constant_pad_nd(torch.ones_like(data, dtype=torch.bool), flat, False)
+    padded, fill = _constant(data, flat, 0), fill.reshape(()).to(data.dtype)
+    return on_bits(lambda x, value: torch.where(inside, x, value), padded, fill)
 
 
 def _extended(data: Tensor, axis: int, before: Any, after: Any, mode: str) -> Tensor:

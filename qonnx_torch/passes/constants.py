@@ -78,7 +78,7 @@ class ConstantValues:
 
 
 def nested_graphs(module: fx.GraphModule) -> Iterator[tuple[str, fx.GraphModule, ConstantValues]]:
-    """Yields a graph and the subgraphs in it, at any depth, each with the prefix of its submodules' names.
+    """Yields a graph and the subgraphs in it, at any depth, with the prefix of their submodules' names.
 
     What a subgraph reads from the graph around it is constant where it is so there.
     """

@@ -28,6 +28,10 @@ class DataDependentShapeError(UnsupportedModelError):
 class FakeInterpreter(fx.Interpreter):
     """Runs a module on fake tensors and keeps what each node gives.
 
+    Args:
+        module: the module.
+        partial: leave out nodes whose results depend on data, and those behind them, rather than raise.
+
     Attributes:
         results: node -> what it gave.
         varying: node -> the axes along which its sizes changed while its graph ran several times.
@@ -38,8 +42,9 @@ class FakeInterpreter(fx.Interpreter):
         UnsupportedModelError: a node cannot be inferred; the message names it.
     """
 
-    def __init__(self, module: fx.GraphModule) -> None:
+    def __init__(self, module: fx.GraphModule, *, partial: bool = False) -> None:
         super().__init__(module, garbage_collect_values=False)
+        self.partial = partial
         self.extra_traceback = False  # fx would add the node's code and advice on its own tools to messages
         self.results: dict[fx.Node, Any] = {}
         self.varying: dict[fx.Node, set[int]] = {}
@@ -61,15 +66,20 @@ class FakeInterpreter(fx.Interpreter):
 
     def run_node(self, n: fx.Node) -> Any:
         """Runs one node and records its result."""
+        if any(self.env.get(source) is _UNKNOWN for source in n.all_input_nodes):
+            return _UNKNOWN
         try:
             result = super().run_node(n)
         except Exception as error:
+            data = (DataDependentOutputException, DynamicOutputShapeException, DataDependentShapeError)
+            depends = isinstance(error, data)
+            if depends and self.partial:
+                return _UNKNOWN
             if isinstance(error, UnsupportedModelError) and str(error).startswith(_NOT_INFERRED):
                 raise  # of a node in a subgraph
             origin = n.meta.get("onnx")
             name = f"{origin.name or origin.outputs[0]!r} ({origin.op_type})" if origin else n.name
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            depends = isinstance(error, (DataDependentOutputException, DynamicOutputShapeException))
             reason = "it depends on data" if depends else reason
             kind = DataDependentShapeError if depends else UnsupportedModelError
             raise kind(f"{_NOT_INFERRED}{name} cannot be inferred: {reason}") from error
@@ -78,6 +88,8 @@ class FakeInterpreter(fx.Interpreter):
 
 
 _NOT_INFERRED = "the shape of node "
+_UNKNOWN = object()
+"""Stands for results that depend on data, in a partial inference."""
 
 
 class _Watched(nn.Module):

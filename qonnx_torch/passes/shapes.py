@@ -86,7 +86,7 @@ def declared_inputs(module: fx.GraphModule) -> list[InputSpec] | None:
     return specs
 
 
-def infer_shapes(module: fx.GraphModule, *args: Any) -> dict[str, ValueInfo]:
+def infer_shapes(module: fx.GraphModule, *args: Any, partial: bool = False) -> dict[str, ValueInfo]:
     """Returns shape and dtype of every value, by ONNX name; also written to `node.meta["value_info"]`.
 
     Values in subgraphs have it written as well, as far as it can be told, but are not returned; sequences and
@@ -96,6 +96,7 @@ def infer_shapes(module: fx.GraphModule, *args: Any) -> dict[str, ValueInfo]:
         module: an imported (or edited) module.
         *args: example inputs; where absent, the shapes that the file declares. Dynamic dimensions keep
             their names as far as they are passed through.
+        partial: leave out values whose shapes depend on data, and those behind them, rather than raise.
 
     Returns:
         Value name -> ValueInfo, in graph order. A shape held as Python ints counts as the tensor it is in
@@ -116,9 +117,9 @@ def infer_shapes(module: fx.GraphModule, *args: Any) -> dict[str, ValueInfo]:
     else:
         specs = _declared_specs(module)
     for graph in module.modules():
-        for node in graph.graph.nodes if isinstance(graph, fx.GraphModule) and graph is not module else ():
+        for node in graph.graph.nodes if isinstance(graph, fx.GraphModule) else ():
             node.meta.pop("value_info", None)
-    runs = [FakeInterpreter(module) for _ in _sizes(specs)]
+    runs = [FakeInterpreter(module, partial=partial) for _ in _sizes(specs)]
     for run, sizes in zip(runs, _sizes(specs), strict=True):
         propagate(module, sizes, run)
     symbols = _symbols(specs)

@@ -18,10 +18,8 @@ from torch import fx
 import qonnx_torch as qt
 from qonnx_torch.errors import ExportError
 from qonnx_torch.ops.activation import relu
+from qonnx_torch.ops.casting import cast
 from qonnx_torch.ops.elementwise import identity
-
-LENGTH_IS_DATA = ("loop", "loop_break", "loop_growing")
-"""Their shapes cannot be inferred, so they are not written whole."""
 
 EDITED = (
     "if_constant",
@@ -32,6 +30,9 @@ EDITED = (
     "if_quantized",
     "if_shape",
     "if_two_results",
+    "loop",
+    "loop_break",
+    "loop_growing",
     "loop_in_if",
     "loop_int32",
     "loop_iterations",
@@ -205,12 +206,15 @@ def test_an_edited_graph_is_written_with_its_subgraphs(name, subgraph_case_of, i
     assert_computes(qt.import_model(exported), exported, case, in_onnxruntime)
 
 
-@pytest.mark.parametrize("name", LENGTH_IS_DATA)
-def test_an_edited_loop_of_unknown_length_is_refused_by_name(name, subgraph_case_of):
-    module = qt.import_model(subgraph_case_of(name).model)
-    edit(module)
-    with pytest.raises(ExportError, match=r"node 'y' \(Loop\) cannot be inferred: it depends on data"):
-        qt.export_qonnx(module)
+def test_outputs_of_unknown_length_are_declared_as_far_as_they_are_known(subgraph_case_of):
+    module = qt.import_model(subgraph_case_of("loop_growing").model)
+    output = module.graph.output_node()
+    with module.graph.inserting_before(output):
+        output.args = (module.graph.call_function(cast, output.args, {"to": TensorProto.FLOAT16}),)
+    module.recompile()
+    (value,) = qt.export_qonnx(module).graph.output
+    assert value.type.tensor_type.elem_type == TensorProto.FLOAT16
+    assert len(value.type.tensor_type.shape.dim) in (0, 2)
 
 
 def test_an_edited_scan_of_operator_set_8_is_refused(subgraph_case_of):

@@ -7,6 +7,7 @@ import pickle
 from typing import Any
 
 import numpy as np
+import onnx.parser
 import pytest
 import torch
 from torch import nn
@@ -398,3 +399,17 @@ def test_modules_of_ones_own_can_stand_for_subgraphs():
     assert module(torch.tensor(False), torch.ones(1))[0].item() == 3
     assert set(module.state_dict()) == {"then_branch.factor", "else_branch.factor"}
     assert repr(module).startswith("If(\n  captured=1")
+
+
+def test_a_compiled_branch_with_integer_results_trains():
+    model = onnx.parser.parse_model("""<ir_version: 8, opset_import: ["": 17]>
+        g (float[2] x, bool c) => (float[2] y, int64 n) <float[2] w = {1, 2}> {
+            y, n = If(c) <then_branch = t () => (float[2] a, int64 i) { a = Mul(x, w)
+                                                                       i = ArgMax <keepdims = 0> (x) },
+                          else_branch = e () => (float[2] b, int64 j) { b = Add(x, w)
+                                                                       j = ArgMin <keepdims = 0> (x) }>
+        }""")
+    module = qt.import_model(model)
+    y, n = torch.compile(module, backend="aot_eager")(torch.tensor([3.0, 4.0]), torch.tensor(True))
+    y.sum().backward()
+    assert (y.tolist(), n.item(), module.w.grad.tolist()) == ([3, 8], 1, [3, 4])

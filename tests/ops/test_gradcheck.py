@@ -21,7 +21,7 @@ from torch.func import functional_call
 
 import qonnx_torch as qt
 import qonnx_torch.nn  # registers its modules
-from qonnx_torch.registry import REGISTRY
+from qonnx_torch.registry import REGISTRY, canonical_domain
 
 NEWEST = onnx.defs.onnx_opset_version()
 I64, I32, BOOL = np.int64, np.int32, np.bool_
@@ -70,9 +70,9 @@ def has_double(op_type: str, domain: str, opset: int) -> bool:
     return bool(types & {"tensor(double)", "seq(tensor(double))"})
 
 
-def row(op_type: str, *inputs: Any, opset: int | None = None, domain: str = "", outputs: int = 1,
-        check: tuple[int, ...] | None = None, **attributes: Any) -> None:  # fmt: skip
-    """Adds a one-node model. `check` picks the outputs to differentiate; all float ones where absent."""
+def one_node(op_type: str, *inputs: Any, opset: int | None = None, domain: str = "", outputs: int = 1,
+             check: tuple[int, ...] | None = None, **attributes: Any) -> Row:  # fmt: skip
+    """Returns a one-node model. `check` picks the outputs to differentiate; all where absent."""
     version = opset or (5 if domain == "ai.onnx.ml" else NEWEST if domain in ("", CHANNELS_LAST) else 1)
     double = has_double(op_type, domain, version)
     names, declared, initializers, fed = [], [], [], []
@@ -97,7 +97,11 @@ def row(op_type: str, *inputs: Any, opset: int | None = None, domain: str = "", 
         sets.append(helper.make_opsetid(domain, version))
     model = helper.make_model(graph, opset_imports=sets)
     label = f"{op_type}-{version}" + (f" {attributes}" if attributes else "")
-    ROWS.append(Row(label, model, tuple(fed), check))
+    return Row(label, model, tuple(fed), check)
+
+
+def row(op_type: str, *inputs: Any, **options: Any) -> None:
+    ROWS.append(one_node(op_type, *inputs, **options))
 
 
 def graph(name: str, text: str, *inputs: np.ndarray, opset: int = 21, domain: str = "") -> None:
@@ -220,7 +224,7 @@ row("TopK", away(2, 4), C([2]), outputs=2, check=(0,))
 row("Unique", np.array([0.3, 1.2, -0.7]), outputs=1)
 row("Expand", away(2, 1), C([3, 2, 4]))
 row("Tile", X, C([2, 2]))
-row("Pad", X, C([1, 0, 0, 2]), C(0.7, np.float64))  # constant_value is a number, also where it is computed
+row("Pad", X, C([1, 0, 0, 2]), scalar(0.7))
 for mode in ("reflect", "edge", "wrap"):
     row("Pad", away(3, 4), C([1, 2, 1, 1]), mode=mode)
 row("Pad", away(3, 4), C([-1, 1, 0, -2]))
@@ -557,14 +561,11 @@ def _nodes(model: ModelProto) -> Iterator[NodeProto]:
             graphs += [a.g for a in node.attribute if a.type == AttributeProto.GRAPH]
 
 
-def _covered() -> set[str]:
-    covered = set()
-    for r in ROWS:
-        versions = {o.domain: o.version for o in r.model.opset_import}
-        for node in _nodes(r.model):
-            operator = REGISTRY.find(node.domain, node.op_type, versions[node.domain])
-            covered.add(str(operator))
-    return covered
+def operators_of(model: ModelProto) -> set[str]:
+    """Returns the registered operators of a graph and the graphs in it."""
+    versions = {canonical_domain(o.domain): o.version for o in model.opset_import}
+    keys = ((canonical_domain(n.domain), n.op_type) for n in _nodes(model))
+    return {str(REGISTRY.find(*key, versions.get(key[0], 1))) for key in keys}
 
 
 @pytest.mark.parametrize("case", ROWS, ids=lambda r: r.name)
@@ -596,7 +597,7 @@ def test_gradients_are_those_of_finite_differences(case: Row) -> None:
 
 def test_every_registered_operator_has_a_row_or_a_reason() -> None:
     registered = {str(o) for o in REGISTRY}
-    covered = _covered()
+    covered = {name for r in ROWS for name in operators_of(r.model)}
     assert registered - covered - set(NOT_DIFFERENTIABLE) == set()
     assert covered & set(NOT_DIFFERENTIABLE) == set()
     assert set(NOT_DIFFERENTIABLE) <= registered

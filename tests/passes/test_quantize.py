@@ -318,10 +318,11 @@ def test_an_imported_model_with_quantizers_is_completed(models_folder: Any) -> N
         assert torch.equal(scale_of(own), scale_of(other))
 
 
-def test_integers_of_a_qcdq_file_are_quantized_values(models_folder: Any) -> None:
-    module = qt.import_model(models_folder / "brevitas_mlp_qcdq.onnx")
+@pytest.mark.parametrize("fuse", [False, True])
+def test_integers_of_a_qcdq_file_are_quantized_values(models_folder: Any, fuse: bool) -> None:
+    module = qt.import_model(models_folder / "brevitas_mlp_qcdq.onnx", fuse_qdq=fuse)
     again = quantize(module, args=random(4, *_input_shape(module)[1:]))
-    assert not quantizers(again)
+    assert len(quantizers(again)) == len(quantizers(module)) == (7 if fuse else 0)
 
 
 def _input_shape(module: torch.fx.GraphModule) -> tuple[int, ...]:

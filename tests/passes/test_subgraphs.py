@@ -76,6 +76,11 @@ def test_a_length_that_hangs_on_data_is_refused_by_name(name, subgraph_case_of):
         qt.infer_shapes(qt.import_model(subgraph_case_of(name).model))
 
 
+def test_what_hangs_on_data_can_be_left_out(subgraph_case_of):
+    module = qt.import_model(subgraph_case_of("loop").model)
+    assert set(qt.infer_shapes(module, partial=True)) == {"x", "n"}
+
+
 def test_sizes_that_change_from_one_iteration_to_the_next_are_unknown(subgraph_case_of):
     module = qt.import_model(subgraph_case_of("if_in_loop").model)
     qt.infer_shapes(module)
