@@ -8,7 +8,7 @@ from pathlib import Path
 
 from onnx import GraphProto, ModelProto, NodeProto
 
-from qonnx_torch.errors import InvalidModelError, UnsupportedModelError
+from qonnx_torch.errors import InvalidModelError, UnsupportedModelError, quoted
 from qonnx_torch.ordering import label, subgraphs
 from qonnx_torch.registry import QONNX_DOMAIN, canonical_domain
 
@@ -17,6 +17,7 @@ from .reading import read_model
 __all__ = ["inline_partitions"]
 
 _MOST_PARTITIONS = 1000
+_DEEPEST = 100
 _MOST_NODES = 1_000_000
 
 
@@ -71,6 +72,8 @@ class _Inliner:
                     raise InvalidModelError(
                         f"node {label(node)}: the partition {path.name!r} contains itself"
                     )
+                if len(within) == _DEEPEST:
+                    raise UnsupportedModelError(f"partitions are nested more than {_DEEPEST} deep")
                 result += self._expanded(self._inlined(node, path), (*within, path))
             else:
                 result.append(node)
@@ -83,15 +86,15 @@ class _Inliner:
         name = next((a.s.decode("utf-8", "replace") for a in node.attribute if a.name == "model"), "")
         if self.folder is None:
             raise UnsupportedModelError(
-                f"node {label(node)} is in the file {name!r}; import the model by its path"
+                f"node {label(node)} is in the file {quoted(name)}; import the model by its path"
             )
         candidates = [self.folder / name, self.folder / Path(name.replace("\\", "/")).name]
         for candidate in candidates if name and "\0" not in name else []:
             path = Path(os.path.realpath(candidate))
-            if path.is_relative_to(self.folder) and path.is_file():
+            if path.is_relative_to(self.folder) and os.path.isfile(path):  # also where a name is too long
                 return path
         raise UnsupportedModelError(
-            f"node {label(node)}: its model {name!r} is not in the model's folder; put the file there"
+            f"node {label(node)}: its model {quoted(name)} is not in the model's folder; put the file there"
         )
 
     def _inlined(self, node: NodeProto, path: Path) -> list[NodeProto]:

@@ -14,7 +14,7 @@ __all__ = [
 
 
 def quoted(name: str) -> str:
-    """Returns a name from a file as messages show it: quoted, escaped, and cut where it is long.
+    r"""Returns a name from a file as messages show it: quoted, escaped, and cut where it is long.
 
     >>> quoted("a\\nb"), quoted("x" * 1000)[-25:]
     ("'a\\\\nb'", "xxx'... (1000 characters)")

@@ -111,7 +111,8 @@ def fingerprint(module: fx.GraphModule) -> str:
             if hasattr(submodule, "learned_attributes"):  # parameters are values of tensors
                 learned = dict(submodule.named_parameters(recurse=False))
                 attributes = {k: v for k, v in attributes.items() if k not in learned}
-            children = {n: fingerprint(c) for n, c in submodule.named_children() if isinstance(c, fx.GraphModule)}
+            named = submodule.named_children()
+            children = {n: fingerprint(c) for n, c in named if isinstance(c, fx.GraphModule)}
             described = sorted((attributes | children).items())
             name = repr((type(submodule).__qualname__, target, described))
         elif node.op in ("placeholder", "output"):

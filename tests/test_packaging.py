@@ -30,7 +30,7 @@ BELOW = {
     "verification": {"base", "ops", "nn", "passes", "import_", "export"},
     "cli": {"base", "ops", "nn", "passes", "import_", "export", "verification", "__init__", "testing"},
 }
-ABOVE = {"__init__", "__main__", "backend", "testing"}  # these modules may import anything, and only cli imports them
+ABOVE = {"__init__", "__main__", "backend", "testing"}  # may import anything; only cli imports them
 
 
 def pyproject() -> dict[str, Any]:

@@ -112,9 +112,9 @@ def operator(
         domain: canonical operator domain.
         since_version: first operator set version with this behaviour.
         static: inputs that are Python numbers: baked in where the file has constants, ints where they come
-            from a Shape, read off the tensor (which breaks a compiled graph) where they are computed from data.
-        numbers: inputs that are Python numbers where a file has constant 0-d tensors. One that is static too is
-            a number wherever it is a constant, and stays a tensor where it is computed.
+            from a Shape, read off the tensor (which breaks a compiled graph) where data give them.
+        numbers: inputs that are Python numbers where a file has constant 0-d tensors. One that is static too
+            is a number wherever it is a constant, and stays a tensor where it is computed.
         sequences: inputs that are Python lists of tensors (ONNX sequences), or None (empty optionals).
         on_shapes: the function also computes on Python ints (it may stand in a Shape chain). Without it,
             Python values that arrive at a tensor input become tensors first.

@@ -57,7 +57,12 @@ def less_or_equal(A: Tensor, B: Tensor) -> Tensor:
 @operator("Not", on_shapes=True)
 def logical_not(X: Tensor) -> Tensor:
     """Returns the logical negation. Source: ONNX Not-1."""
-    return computed(torch.sym_not, torch.logical_not, X)
+    return computed(_negation, torch.logical_not, X)
+
+
+def _negation(value: Any) -> Any:
+    # torch.compile takes sym_not of symbolic values only, and keeps those symbolic under `not`.
+    return torch.sym_not(value) if isinstance(value, torch.SymBool) else not value
 
 
 @operator("And", on_shapes=True)
@@ -75,7 +80,7 @@ def logical_or(A: Tensor, B: Tensor) -> Tensor:
 @operator("Xor", on_shapes=True)
 def logical_xor(A: Tensor, B: Tensor) -> Tensor:
     """Returns the exclusive disjunction. Source: ONNX Xor-7."""
-    return computed(lambda a, b: torch.sym_not(b) if a else b, torch.logical_xor, A, B)
+    return computed(lambda a, b: _negation(b) if a else b, torch.logical_xor, A, B)
 
 
 @operator("Where", on_shapes=True)

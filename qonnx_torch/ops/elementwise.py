@@ -44,6 +44,10 @@ def _divide(a: Tensor, b: Tensor) -> Tensor:
         return whole_divide(a, b)
     if a.dtype in (torch.uint16, torch.uint32):
         return torch.div(whole(a), whole(b), rounding_mode="trunc").to(a.dtype)
+    if a.dtype in (torch.int32, torch.int64):
+        # The least integer by -1 overflows, for which processors end the process; here it wraps around.
+        negated = b == -1
+        return torch.where(negated, -a, torch.div(a, torch.where(negated, 1, b), rounding_mode="trunc"))
     return torch.div(a, b, rounding_mode="trunc")
 
 

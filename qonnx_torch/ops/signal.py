@@ -154,8 +154,8 @@ def mel_weight_matrix(
     bands, length, rate = _number(num_mel_bins), _number(dft_length), _number(sample_rate)
     # float32 until here, float64 from here on: an edge next to an integer falls on the reference's side.
     edges = torch.tensor([_number(lower_edge_hertz), _number(upper_edge_hertz)], dtype=torch.float32)
-    mels = (2595 * torch.log1p(edges / 700) / math.log(10)).tolist()
-    step = float(torch.tensor((mels[1] - mels[0]) / (bands + 2), dtype=torch.float32))
+    mels = (2595 * torch.log1p(edges / 700) / math.log(10)).double()
+    step = ((mels[1] - mels[0]) / (bands + 2)).float().double()
     mel = torch.arange(bands + 2, dtype=torch.float64) * step + mels[0]
     hertz = 700 * torch.expm1(mel / 2595 * math.log(10))
     bins = torch.floor((length + 1) * hertz / rate)

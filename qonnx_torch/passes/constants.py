@@ -68,7 +68,7 @@ class ConstantValues:
             return self._interpreter.run_node(node)
 
     def rank(self, node: fx.Node) -> int | None:
-        """Returns the number of dimensions of a constant node; None where computing it is too much or fails."""
+        """Returns the number of dimensions of a constant node; None where that is too much work, or fails."""
         try:
             with Bounded():
                 value = self.value(node)

@@ -26,7 +26,8 @@ MODELS = {
             a = local.inner (v)  b = local.inner (a)  w = Add (a, b) }}
         <domain: "local", opset_import: ["" : 21]> inner (v) => (w) {{ n = Neg (v)  w = Exp (n) }}""",
     "optional input left out": f"""{HEADER} {GRAPH} {{ y = local.clip (x) }}
-        <domain: "local", opset_import: ["" : 21]> clip (v, low, high) => (w) {{ w = Clip (v, low, high) }}""",
+        <domain: "local", opset_import: ["" : 21]> clip (v, low, high) => (w) {{
+            w = Clip (v, low, high) }}""",
     "two outputs": f"""{HEADER} {GRAPH} {{ a, b = local.both (x)  y = Mul (a, b) }}
         <domain: "local", opset_import: ["" : 21]> both (v) => (p, q) {{ p = Sin (v)  q = Cos (v) }}""",
     "in a subgraph": f"""{HEADER} {GRAPH} {{

@@ -15,6 +15,7 @@ from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, ValueInfoPr
 
 import qonnx_torch as qt
 from qonnx_torch.bounded import Bounded, RefusedError
+from qonnx_torch.dtypes import onnx_element_type
 from qonnx_torch.errors import InvalidModelError, UnsupportedModelError
 
 QONNX = "qonnx.custom_op.general"
@@ -160,6 +161,17 @@ def test_divisions_that_would_end_the_process(op_type: str, dtype: type[np.signe
     divide = [node(op_type, ["a", b], [f"{b}q"]) for b in ("b", "z")]
     cast = node("Cast", ["bq"], ["s"], to=TensorProto.INT64)
     expect(make([*divide, cast, node("Reshape", ["x", "s"], ["y"])], constants))
+
+
+@pytest.mark.parametrize("op_type", ["Div", "Mod"])
+@pytest.mark.parametrize("dtype", [torch.int8, torch.int16, torch.int32, torch.int64])
+def test_the_least_integer_by_minus_one_wraps_around(op_type: str, dtype: torch.dtype) -> None:
+    least = torch.iinfo(dtype).min
+    ends = [value(n, onnx_element_type(dtype), [4]) for n in "ab"]
+    module = expect(make([node(op_type, ["a", "b"], ["y"])], inputs=ends))
+    a, b = torch.tensor([least, least, 7, -7], dtype=dtype), torch.tensor([-1, 1, -1, 2], dtype=dtype)
+    expected = [least, least, -7, -3] if op_type == "Div" else [0, 0, 0, 1]
+    assert module(a, b).tolist() == expected
 
 
 def test_weights_of_quantizers_that_would_be_gigabytes() -> None:
@@ -386,6 +398,29 @@ def nested(depth: int) -> ModelProto:
         graph = helper.make_graph([inner], "g", [], [value(f"t{i}")])
     graph.input.extend([value("x"), value("c", TensorProto.BOOL, ())])
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+
+
+@pytest.mark.parametrize(("reached", "error", "match"), [
+    ("p0.onnx", UnsupportedModelError, "partitions are nested more than 100 deep"),
+    ("p60.onnx", None, ""),
+    ("n" * 5000, UnsupportedModelError, r"its model 'nnn.* \(5000 characters\) is not in the model's folder"),
+])  # fmt: skip
+def test_partitions_in_partitions(
+    reached: str, error: type[Exception] | None, match: str, tmp_path: Path
+) -> None:
+    def partition(of: str) -> bytes:
+        last = node("Relu", ["x"], ["y"])
+        other = node("GenericPartition", ["x"], ["y"], "p", domain=QONNX, model=of)
+        return make([other if of else last]).SerializeToString()
+
+    for i in range(150):
+        (tmp_path / f"p{i}.onnx").write_bytes(partition(f"p{i + 1}.onnx" if i < 149 else ""))
+    (tmp_path / "m.onnx").write_bytes(partition(reached))
+    if error is None:
+        assert qt.import_model(tmp_path / "m.onnx")(torch.ones(1, 4)).tolist() == [[1.0] * 4]
+    else:
+        with pytest.raises(error, match=match):
+            qt.import_model(tmp_path / "m.onnx")
 
 
 def test_graphs_in_graphs() -> None:

@@ -55,7 +55,8 @@ for layout in ("NCHW", "NHWC"):
         attributes = {"kernel": kernel, "stride": stride, "ibits": ibits, "obits": obits, "signed": signed}
         ROWS.append(("QuantAvgPool2d", "", {**attributes, "data_layout": layout}, [numbers]))
 for layout, shape in (("NHWC", (2, 4, 5, 3)), ("NCHW", (2, 3, 4, 5)), ("", (2, 3, 4, 5)), ("", (2, 4, 3)),
-                      ("NCW", (2, 3, 4)), ("", (4, 3)), ("", (2, 3, 2, 2, 2)), ("NDHWC", (2, 2, 2, 2, 3))):  # fmt: skip
+                      ("NCW", (2, 3, 4)), ("", (4, 3)), ("", (2, 3, 2, 2, 2)),
+                      ("NDHWC", (2, 2, 2, 2, 3))):  # fmt: skip
     for rows in (1, 3):
         attributes = {"out_dtype": "INT4", "out_scale": 0.3, "out_bias": -1.7, "data_layout": layout}
         inputs = [np.round(floats(*shape) * 4) / 4, np.sort(np.round(floats(rows, 7) * 4) / 4)]

@@ -566,7 +566,8 @@ def test_what_torch_exports_runs_at_all_sizes(name: str, opset: int) -> None:
 
 
 def test_named_dimensions_must_be_dynamic_and_unnamed_ones_may() -> None:
-    text = "agraph (float[batch, 3, N] x, float[3] y, float[] z, float w) => (float[A, B, C] u) { u = Add(x, z) }"
+    inputs = "float[batch, 3, N] x, float[3] y, float[] z, float w"
+    text = f"agraph ({inputs}) => (float[A, B, C] u) {{ u = Add(x, z) }}"
     model = parser.parse_model(f'<ir_version: 10, opset_import: ["" : 18]>\n{text}')
     model.graph.input[0].type.tensor_type.shape.dim[2].ClearField("dim_param")
     shapes = qt.dynamic_shapes(qt.import_model(model))
