@@ -27,7 +27,7 @@ def test_example(name: str) -> None:
 def test_readme_quickstart_runs(tmp_path: Path) -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     blocks = [part.split("```")[0] for part in text.split("```python\n")[1:]]
-    assert len(blocks) == 5
+    assert len(blocks) == 7
     for block in blocks:
         code = block.replace('"examples/', f'"{ROOT.as_posix()}/examples/')
         done = subprocess.run(
