@@ -35,8 +35,8 @@ from rich.progress import track
 from rich.table import Table
 
 from qonnx_torch import ops
-from qonnx_torch.ops.quantizers import trunc_v1
-from qonnx_torch.ops.rounding import ROUNDING_MODES
+from qonnx_torch.ops.quantizers.operators import trunc_v1
+from qonnx_torch.ops.quantizers.rounding import ROUNDING_MODES
 
 CHANNELS = 4
 

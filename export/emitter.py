@@ -17,15 +17,15 @@ import qonnx_torch.nn as qnn
 from qonnx_torch.dtypes import onnx_element_type, torch_dtype
 from qonnx_torch.errors import ExportError
 from qonnx_torch.ops import as_tensor
-from qonnx_torch.ops._axes import axis_of
-from qonnx_torch.ops.activation import (
+from qonnx_torch.ops.standard._axes import axis_of
+from qonnx_torch.ops.standard.activation import (
     hardmax_coerced,
     log_softmax_coerced,
     p_relu_per_channel,
     softmax_coerced,
 )
-from qonnx_torch.ops.movement import aligned
-from qonnx_torch.ops.scan import scan_8
+from qonnx_torch.ops.standard.movement import aligned
+from qonnx_torch.ops.standard.scan import scan_8
 from qonnx_torch.passes.shapes import ValueInfo
 from qonnx_torch.provenance import provenance_of
 from qonnx_torch.registry import QONNX_DOMAIN, REGISTRY, Operator

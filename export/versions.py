@@ -9,7 +9,7 @@ import numpy as np
 from onnx import TensorProto, numpy_helper
 
 from qonnx_torch.errors import ExportError
-from qonnx_torch.ops.normalization import group_normalization_per_group
+from qonnx_torch.ops.standard.normalization import group_normalization_per_group
 from qonnx_torch.registry import Operator
 
 __all__ = ["attributes_at", "name_at"]
@@ -86,7 +86,7 @@ def _group_normalization(
 def _resize(
     operator: Operator, attributes: _Attributes, opset: int, third: np.ndarray[Any, Any] | None
 ) -> _Attributes:
-    if attributes.get("nearest_mode") == "simple":  # of opset 10, see qonnx_torch.ops.resize
+    if attributes.get("nearest_mode") == "simple":  # of opset 10, see qonnx_torch.ops.standard.resize
         if third is not None and (third >= 1).all():
             attributes["nearest_mode"] = "floor"
         elif third is not None and (third <= 1).all():

@@ -17,8 +17,8 @@ from onnx import GraphProto, ModelProto, NodeProto, helper, numpy_helper
 from torch import fx
 
 from qonnx_torch.errors import QonnxTorchError, UnsupportedModelError, quoted
-from qonnx_torch.ops.resize import resize
-from qonnx_torch.ops.shape import flatten, reshape
+from qonnx_torch.ops.standard.resize import resize
+from qonnx_torch.ops.standard.shape import flatten, reshape
 from qonnx_torch.ordering import reads, subgraphs
 from qonnx_torch.passes.shapes import FakeInterpreter, InputSpec, declared_inputs, propagate
 from qonnx_torch.provenance import value_names

@@ -15,7 +15,7 @@ from qonnx_torch.errors import InvalidModelError, UnsupportedModelError, quoted
 from qonnx_torch.names import Identifiers, identifier, parameter_paths
 from qonnx_torch.nn.tracing import RepresentationTracer
 from qonnx_torch.ops import as_python, as_tensor
-from qonnx_torch.ops.movement import aligned
+from qonnx_torch.ops.standard.movement import aligned
 from qonnx_torch.ordering import label, subgraphs
 from qonnx_torch.provenance import NodeOrigin
 

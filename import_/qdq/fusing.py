@@ -6,7 +6,7 @@ import torch
 from onnx import ModelProto, NodeProto, TensorProto
 
 from qonnx_torch.errors import QonnxTorchError, UnsupportedModelError
-from qonnx_torch.ops.quantize_linear import dequantize_linear
+from qonnx_torch.ops.standard.quantize_linear import dequantize_linear
 from qonnx_torch.ordering import check_nodes, label
 from qonnx_torch.registry import PROJECT_DOMAIN, QONNX_DOMAIN, REGISTRY
 

@@ -12,7 +12,7 @@ from torch import fx
 from qonnx_torch.lowering.arithmetic import convert
 from qonnx_torch.lowering.emitter import Emitter, NotLoweredError
 from qonnx_torch.lowering.table import lowers
-from qonnx_torch.ops import activation, elementwise, movement
+from qonnx_torch.ops.standard import activation, elementwise, movement
 
 __all__: list[str] = []
 

@@ -12,7 +12,7 @@ from torch import fx
 from qonnx_torch.dtypes import onnx_element_type
 from qonnx_torch.lowering.emitter import Emitter, NotLoweredError
 from qonnx_torch.lowering.table import lowers
-from qonnx_torch.ops import (
+from qonnx_torch.ops.standard import (
     casting,
     comparison,
     cumulative,

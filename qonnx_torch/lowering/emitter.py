@@ -16,8 +16,8 @@ from torch._subclasses.fake_tensor import (
 )
 
 from qonnx_torch.names import parameter_paths
-from qonnx_torch.ops.indexing import gather
-from qonnx_torch.ops.shape import shape
+from qonnx_torch.ops.standard.indexing import gather
+from qonnx_torch.ops.standard.shape import shape
 from qonnx_torch.provenance import NodeOrigin
 from qonnx_torch.registry import REGISTRY
 

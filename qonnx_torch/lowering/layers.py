@@ -14,7 +14,7 @@ import qonnx_torch.nn as qnn
 from qonnx_torch.lowering.arithmetic import add
 from qonnx_torch.lowering.emitter import Emitter, NotLoweredError
 from qonnx_torch.lowering.table import lowers
-from qonnx_torch.ops import (
+from qonnx_torch.ops.standard import (
     activation,
     comparison,
     convolution,

@@ -11,8 +11,8 @@ from torch import fx
 from qonnx_torch.lowering.emitter import Emitter, NotLoweredError
 from qonnx_torch.lowering.layers import Ints, each, spatial
 from qonnx_torch.lowering.table import lowers
-from qonnx_torch.ops import movement, padding, pool
-from qonnx_torch.ops.resize import resize
+from qonnx_torch.ops.standard import movement, padding, pool
+from qonnx_torch.ops.standard.resize import resize
 
 __all__: list[str] = ["interpolate", "pad"]
 

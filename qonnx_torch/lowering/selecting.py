@@ -12,7 +12,7 @@ from torch import fx
 from qonnx_torch.lowering.emitter import Emitter, NotLoweredError
 from qonnx_torch.lowering.shaping import shape_argument
 from qonnx_torch.lowering.table import lowers
-from qonnx_torch.ops import indexing, movement, shape
+from qonnx_torch.ops.standard import indexing, movement, shape
 
 __all__: list[str] = []
 

@@ -11,7 +11,7 @@ from torch import fx
 
 from qonnx_torch.lowering.emitter import Emitter, NotLoweredError
 from qonnx_torch.lowering.table import lowers
-from qonnx_torch.ops import movement, shape
+from qonnx_torch.ops.standard import movement, shape
 
 __all__ = ["shape_argument", "unflatten"]
 

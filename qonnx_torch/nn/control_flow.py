@@ -9,15 +9,15 @@ import torch
 from torch import Tensor, fx, nn
 
 from qonnx_torch.nn.subgraphs import SubgraphOperator, declared_outputs, is_complete
-from qonnx_torch.ops.control_flow import if_, loop
-from qonnx_torch.ops.scan import scan, scan_8, sequence_map
+from qonnx_torch.ops.standard.control_flow import if_, loop
+from qonnx_torch.ops.standard.scan import scan, scan_8, sequence_map
 from qonnx_torch.registry import REGISTRY
 
 __all__ = ["If", "Loop", "Scan", "Scan8", "SequenceMap"]
 
 
 class If(SubgraphOperator):
-    """Runs one of two graphs; see `qonnx_torch.ops.control_flow.if_`. Source: ONNX If-25.
+    """Runs one of two graphs; see `qonnx_torch.ops.standard.control_flow.if_`. Source: ONNX If-25.
 
     Args:
         then_branch: graph to run where the condition holds.
@@ -54,7 +54,7 @@ class If(SubgraphOperator):
 
 
 class Loop(SubgraphOperator):
-    """Runs a graph again and again; see `qonnx_torch.ops.control_flow.loop`. Source: ONNX Loop-25.
+    """Runs a graph again and again; see `qonnx_torch.ops.standard.control_flow.loop`. Source: ONNX Loop-25.
 
     Args:
         body: graph of the iteration, the condition (always True) and the carried values.
@@ -80,7 +80,7 @@ class Loop(SubgraphOperator):
 
 
 class Scan(SubgraphOperator):
-    """Runs a graph along an axis of tensors; see `qonnx_torch.ops.scan.scan`. Source: ONNX Scan-25.
+    """Runs a graph along an axis of tensors; see `qonnx_torch.ops.standard.scan.scan`. Source: ONNX Scan-25.
 
     Args:
         body: graph of the states and one element of each scan input.
@@ -139,7 +139,9 @@ class Scan(SubgraphOperator):
 
 
 class Scan8(SubgraphOperator):
-    """Runs a graph along dimension 1 of a batch; see `qonnx_torch.ops.scan.scan_8`. Source: ONNX Scan-8.
+    """Runs a graph along dimension 1 of a batch; see `qonnx_torch.ops.standard.scan.scan_8`.
+
+    Source: ONNX Scan-8.
 
     Args:
         body: graph of the states and one element of each scan input, without the batch.
@@ -185,7 +187,7 @@ class Scan8(SubgraphOperator):
 
 
 class SequenceMap(SubgraphOperator):
-    """Runs a graph for each element of a sequence; see `qonnx_torch.ops.scan.sequence_map`.
+    """Runs a graph for each element of a sequence; see `qonnx_torch.ops.standard.scan.sequence_map`.
 
     Args:
         body: graph of one element of each sequence, and of tensors.

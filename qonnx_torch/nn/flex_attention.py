@@ -8,14 +8,14 @@ from typing import Any
 from torch import Tensor, nn
 
 from qonnx_torch.nn.subgraphs import SubgraphOperator
-from qonnx_torch.ops.attention import flex_attention
+from qonnx_torch.ops.standard.attention import flex_attention
 from qonnx_torch.registry import REGISTRY
 
 __all__ = ["FlexAttention"]
 
 
 class FlexAttention(SubgraphOperator):
-    """Attention; see `qonnx_torch.ops.attention.flex_attention`.
+    """Attention; see `qonnx_torch.ops.standard.attention.flex_attention`.
 
     Args:
         prob_mod: graph of the probabilities; None leaves them as they are.

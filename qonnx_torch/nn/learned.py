@@ -27,7 +27,7 @@ from qonnx_torch.ops.ml.trees import (
     tree_ensemble_classifier,
     tree_ensemble_regressor,
 )
-from qonnx_torch.ops.tfidf import Grams, count_grams, grams_of, tf_idf_vectorizer
+from qonnx_torch.ops.standard.tfidf import Grams, count_grams, grams_of, tf_idf_vectorizer
 from qonnx_torch.registry import REGISTRY
 
 __all__ = [
@@ -144,7 +144,7 @@ class LabelEncoder(LearnedOperator):
 
 
 class TfIdfVectorizer(LearnedOperator):
-    """`ops.tfidf.tf_idf_vectorizer` with its n-grams in buffers and its weights as a parameter."""
+    """`ops.standard.tfidf.tf_idf_vectorizer` with its n-grams in buffers and its weights as a parameter."""
 
     learned = ("weights",)
     function = staticmethod(tf_idf_vectorizer)

@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from qonnx_torch.ops.channels_last import batch_normalization_channels_last
-from qonnx_torch.ops.normalization import batch_normalization
-from qonnx_torch.ops.random import dropout
+from qonnx_torch.ops.qonnx.channels_last import batch_normalization_channels_last
+from qonnx_torch.ops.standard.normalization import batch_normalization
+from qonnx_torch.ops.standard.random import dropout
 from qonnx_torch.registry import REGISTRY
 
 __all__ = ["BatchNormalization", "BatchNormalizationChannelsLast", "Dropout"]

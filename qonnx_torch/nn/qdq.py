@@ -12,11 +12,11 @@ from qonnx_torch.dtypes import element_type_name, integer_range
 from qonnx_torch.errors import QonnxTorchError
 from qonnx_torch.nn.quantizer import Parameter, Quantizer
 from qonnx_torch.nn.scales import ScaleTraining
-from qonnx_torch.ops.gradients import Gradient
-from qonnx_torch.ops.library import implementation
-from qonnx_torch.ops.qdq import quantize_dequantize_linear
-from qonnx_torch.ops.rounding import straight_through
-from qonnx_torch.ops.uniform_onnx import in_blocks, out_of_blocks
+from qonnx_torch.ops.quantizers.gradients import Gradient
+from qonnx_torch.ops.quantizers.library import implementation
+from qonnx_torch.ops.quantizers.qdq import quantize_dequantize_linear
+from qonnx_torch.ops.quantizers.rounding import straight_through
+from qonnx_torch.ops.quantizers.uniform_onnx import in_blocks, out_of_blocks
 from qonnx_torch.registry import REGISTRY
 
 __all__ = ["QuantizeDequantizeLinear"]
@@ -38,7 +38,8 @@ class QuantizeDequantizeLinear(Quantizer):
         element_type: ONNX type of the integers (`TensorProto.INT8`, ...).
         axis: the dimension of x that parameters per axis, or blocks, belong to.
         block_size: elements per block along `axis`; 0 for none.
-        gradient: `ste`, `pass`, `lsq` or `pact`; see `qonnx_torch.ops.gradients`. Free to be set later.
+        gradient: `ste`, `pass`, `lsq` or `pact`; see `qonnx_torch.ops.quantizers.gradients`. Free to be
+            set later.
         batched: whether the first dimension of x is a batch, which LSQ's gradient scale does not count.
 
     Shape: any x -> the same shape. dtype: float32 (or x's, where scale has the same).

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from qonnx_torch.errors import QonnxTorchError
 from qonnx_torch.nn.quantizer import Parameter, Quantizer
 from qonnx_torch.nn.scales import ScaleTraining
-from qonnx_torch.ops.gradients import Gradient
-from qonnx_torch.ops.quantizers import integer_bounds, quant
-from qonnx_torch.ops.rounding import resolve_rounding_mode, straight_through
+from qonnx_torch.ops.quantizers.gradients import Gradient
+from qonnx_torch.ops.quantizers.operators import integer_bounds, quant
+from qonnx_torch.ops.quantizers.rounding import resolve_rounding_mode, straight_through
 from qonnx_torch.registry import REGISTRY
 
 __all__ = ["Quant"]
@@ -30,7 +30,8 @@ class Quant(Quantizer):
         signed: whether the integers are signed.
         narrow: drop the lowest (signed) or highest (unsigned) integer.
         rounding_mode: ROUND, CEIL, FLOOR, UP, DOWN, HALF_UP or HALF_DOWN, in any case.
-        gradient: `ste`, `pass`, `lsq` or `pact`; see `qonnx_torch.ops.gradients`. Free to be set later.
+        gradient: `ste`, `pass`, `lsq` or `pact`; see `qonnx_torch.ops.quantizers.gradients`. Free to be
+            set later.
         batched: whether the first dimension of x is a batch, as with activations; LSQ's gradient scale
             1 / sqrt(N high) does not count it. Free to be set later.
 

@@ -17,7 +17,7 @@ from qonnx_torch.nn.scales import (
     make_scale,
     positive_in,
 )
-from qonnx_torch.ops.gradients import GRADIENTS, Gradient
+from qonnx_torch.ops.quantizers.gradients import GRADIENTS, Gradient
 
 __all__ = ["Parameter", "Quantizer"]
 

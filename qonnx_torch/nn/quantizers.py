@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from qonnx_torch.nn.quantizer import Parameter, Quantizer
-from qonnx_torch.ops.gradients import FLOAT_GRADIENTS, TRUNC_GRADIENTS, Gradient
-from qonnx_torch.ops.minifloat import largest_float
-from qonnx_torch.ops.quantizers import bipolar_quant, float_quant, multi_threshold, trunc, trunc_v1
-from qonnx_torch.ops.rounding import resolve_rounding_mode
+from qonnx_torch.ops.quantizers.gradients import FLOAT_GRADIENTS, TRUNC_GRADIENTS, Gradient
+from qonnx_torch.ops.quantizers.minifloat import largest_float
+from qonnx_torch.ops.quantizers.operators import bipolar_quant, float_quant, multi_threshold, trunc, trunc_v1
+from qonnx_torch.ops.quantizers.rounding import resolve_rounding_mode
 from qonnx_torch.registry import REGISTRY
 
 __all__ = ["BipolarQuant", "FloatQuant", "MultiThreshold", "Trunc", "TruncV1"]
@@ -62,7 +62,7 @@ class Trunc(Quantizer):
         signed: whether the integers are signed.
         narrow: drop the lowest (signed) or highest (unsigned) integer.
         rounding_mode: as in `Quant`; FLOOR by default.
-        gradient: `ste` or `pass`; see `qonnx_torch.ops.truncation`. Free to be set later.
+        gradient: `ste` or `pass`; see `qonnx_torch.ops.quantizers.truncation`. Free to be set later.
 
     Shape: any x -> the same shape. Source: QONNX 1.0.0, operator Trunc version 2; see `ops.trunc`.
     """
@@ -179,7 +179,7 @@ class FloatQuant(Quantizer):
         has_subnormal: carried along; no effect on values.
         saturation: overflow becomes the largest value.
         rounding_mode: as in `Quant`.
-        gradient: `ste`, `pass` or `lsq`; see `qonnx_torch.ops.minifloat`. Free to be set later.
+        gradient: `ste`, `pass` or `lsq`; see `qonnx_torch.ops.quantizers.minifloat`. Free to be set later.
 
     Shape: any x -> the same shape. Source: QONNX 1.0.0, operator FloatQuant; see `ops.float_quant`.
     """

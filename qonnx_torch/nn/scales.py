@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from qonnx_torch.errors import QonnxTorchError
-from qonnx_torch.ops.rounding import gradients_flow, straight_through
+from qonnx_torch.ops.quantizers.rounding import gradients_flow, straight_through
 
 __all__ = [
     "SCALE_TRAINING",

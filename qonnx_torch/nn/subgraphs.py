@@ -9,7 +9,7 @@ from onnx import ModelProto, ValueInfoProto
 from torch import fx, nn
 
 from qonnx_torch.dtypes import torch_dtype
-from qonnx_torch.ops._subgraphs import ElementType
+from qonnx_torch.ops.standard._subgraphs import ElementType
 from qonnx_torch.provenance import provenance_of
 
 __all__ = ["SubgraphOperator", "declared_outputs", "is_complete"]

@@ -18,17 +18,10 @@ from torch import Tensor, fx
 
 import qonnx_torch.nn as qnn
 from qonnx_torch.errors import UnsupportedModelError
-from qonnx_torch.ops import (
-    channels_last,
-    convolution,
-    indexing,
-    linear,
-    movement,
-    pool,
-    qonnx_layers,
-    shape,
-)
-from qonnx_torch.ops.elementwise import identity
+from qonnx_torch.ops.qonnx import channels_last
+from qonnx_torch.ops.qonnx import layers as qonnx_layers
+from qonnx_torch.ops.standard import convolution, indexing, linear, movement, pool, shape
+from qonnx_torch.ops.standard.elementwise import identity
 from qonnx_torch.passes.constants import ConstantValues
 from qonnx_torch.passes.shapes import FakeInterpreter, declared_inputs, propagate
 from qonnx_torch.registry import REGISTRY, Operator

@@ -20,11 +20,11 @@ from torch import Tensor, fx, nn
 import qonnx_torch.nn as qnn
 from qonnx_torch.errors import QonnxTorchError, UnsupportedModelError
 from qonnx_torch.nn.scales import StatisticsScale
-from qonnx_torch.ops.convolution import conv, conv_transpose
-from qonnx_torch.ops.elementwise import add
-from qonnx_torch.ops.linear import gemm, mat_mul
-from qonnx_torch.ops.movement import transpose
-from qonnx_torch.ops.shape import unsqueeze
+from qonnx_torch.ops.standard.convolution import conv, conv_transpose
+from qonnx_torch.ops.standard.elementwise import add
+from qonnx_torch.ops.standard.linear import gemm, mat_mul
+from qonnx_torch.ops.standard.movement import transpose
+from qonnx_torch.ops.standard.shape import unsqueeze
 from qonnx_torch.passes.constants import nested_graphs
 from qonnx_torch.passes.shapes import infer_shapes
 from qonnx_torch.passes.tensors import TensorTable

@@ -9,7 +9,7 @@ from torch import Tensor, fx, nn
 
 import qonnx_torch.nn as qnn
 from qonnx_torch.errors import QonnxTorchError
-from qonnx_torch.ops.movement import transpose
+from qonnx_torch.ops.standard.movement import transpose
 from qonnx_torch.passes.constants import ConstantValues, nested_graphs
 from qonnx_torch.passes.tensors import TensorTable
 from qonnx_torch.passes.training import update_statistics

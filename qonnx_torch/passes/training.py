@@ -12,7 +12,7 @@ from torch import fx, nn
 import qonnx_torch.nn as qnn
 from qonnx_torch.errors import QonnxTorchError
 from qonnx_torch.nn.scales import ScaleTraining
-from qonnx_torch.ops.gradients import Gradient, resolve_gradient
+from qonnx_torch.ops.quantizers.gradients import Gradient, resolve_gradient
 from qonnx_torch.passes.constants import ConstantValues, nested_graphs
 
 __all__ = [
@@ -31,7 +31,7 @@ class QuantizerTraining:
     """How one quantizer trains.
 
     Attributes:
-        gradient: `ste`, `pass`, `lsq` or `pact`; see `qonnx_torch.ops.gradients`.
+        gradient: `ste`, `pass`, `lsq` or `pact`; see `qonnx_torch.ops.quantizers.gradients`.
         scale: what is learned of the scale: `frozen`, `step`, `threshold`, `log2`, `power_of_two`,
             `statistics`; see `qonnx_torch.nn.scales`.
         zero_point: `frozen` or `learned`.

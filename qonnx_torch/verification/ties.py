@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, fx
 
 import qonnx_torch.nn as qnn
-from qonnx_torch.ops.quantize_linear import quantize_linear
-from qonnx_torch.ops.uniform_onnx import out_of_blocks
+from qonnx_torch.ops.quantizers.uniform_onnx import out_of_blocks
+from qonnx_torch.ops.standard.quantize_linear import quantize_linear
 
 from .graph import module_behind
 

@@ -122,7 +122,7 @@ def bad_models(folder: Path, make_model: Make) -> dict[str, tuple[str, str]]:
     unknown = [helper.make_node("Frobnicate", ["x"], ["y"], name="f", domain="acme")]
     onnx.save(make_model(unknown, imports={"": 13, "acme": 3}), str(folder / "unknown.onnx"))
     return {
-        "truncated.onnx": "not an ONNX protobuf (truncated, or another kind of file)",
+        "truncated.onnx": "not an ONNX protobuf (truncated, nested too deeply, or another kind of file)",
         "text.onnx": "not an ONNX protobuf",
         "empty.onnx": "not an ONNX",
         "external.onnx": "external_data.bin",

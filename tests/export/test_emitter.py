@@ -13,7 +13,7 @@ import torch
 from onnx import TensorProto, helper
 
 import qonnx_torch as qt
-from qonnx_torch.ops.elementwise import add, clip
+from qonnx_torch.ops.standard.elementwise import add, clip
 
 FLOAT, DOUBLE, INT32, INT64 = (getattr(TensorProto, name) for name in ("FLOAT", "DOUBLE", "INT32", "INT64"))
 Call = Callable[[torch.fx.Node, torch.fx.Node], tuple[Any, ...]]

@@ -17,9 +17,9 @@ from torch import fx
 
 import qonnx_torch as qt
 from qonnx_torch.errors import ExportError
-from qonnx_torch.ops.activation import relu
-from qonnx_torch.ops.casting import cast
-from qonnx_torch.ops.elementwise import identity
+from qonnx_torch.ops.standard.activation import relu
+from qonnx_torch.ops.standard.casting import cast
+from qonnx_torch.ops.standard.elementwise import identity
 
 EDITED = (
     "if_constant",

@@ -15,8 +15,8 @@ from torch.export import Dim
 
 import qonnx_torch as qt
 from qonnx_torch.errors import InvalidModelError
-from qonnx_torch.ops.control_flow import if_, loop
-from qonnx_torch.ops.scan import scan, scan_8, sequence_map
+from qonnx_torch.ops.standard.control_flow import if_, loop
+from qonnx_torch.ops.standard.scan import scan, scan_8, sequence_map
 
 
 def tensors(inputs):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from qonnx_torch.ops import activation
+from qonnx_torch.ops.standard import activation
 
 X = np.random.default_rng(0).uniform(-4, 4, (3, 5))
 TOLERANCE = {np.float16: 4e-3, ml_dtypes.bfloat16: 4e-2, np.float32: 3e-6, np.float64: 1e-9}

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from qonnx_torch.errors import InvalidModelError
-from qonnx_torch.ops.attention import attention, flex_attention, rotary_embedding
-from qonnx_torch.ops.linear_attention import linear_attention
+from qonnx_torch.ops.standard.attention import attention, flex_attention, rotary_embedding
+from qonnx_torch.ops.standard.linear_attention import linear_attention
 
 N, H, G, L, S, E, EV = 2, 4, 2, 3, 5, 6, 4
 

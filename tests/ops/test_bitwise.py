@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import qonnx_torch as qt
-from qonnx_torch.ops.bitwise import bit_shift
+from qonnx_torch.ops.standard.bitwise import bit_shift
 
 INTEGERS = [np.dtype(f"{sign}int{bits}") for sign in ("", "u") for bits in (8, 16, 32, 64)]
 

@@ -12,7 +12,7 @@ from onnx import TensorProto, helper
 
 import qonnx_torch as qt
 from qonnx_torch.dtypes import from_array, to_array
-from qonnx_torch.ops.casting import cast
+from qonnx_torch.ops.standard.casting import cast
 
 
 @pytest.fixture(autouse=True)
@@ -170,4 +170,4 @@ def test_fewer_bits_stay(source: str, target: str, check_node) -> None:
 
 def test_another_width_is_refused() -> None:
     with pytest.raises(qt.InvalidModelError, match="types of one width"):
-        qt.ops.casting.bit_cast(torch.zeros(2), to=TensorProto.INT8)
+        qt.ops.standard.casting.bit_cast(torch.zeros(2), to=TensorProto.INT8)

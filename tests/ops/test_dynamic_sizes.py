@@ -122,7 +122,7 @@ def test_compiled_with_free_sizes(name: str) -> None:
 def test_non_max_suppression_exports_with_as_many_rows_as_there_will_be() -> None:
     class Boxes(torch.nn.Module):
         def forward(self, boxes: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-            return qt.ops.suppression.non_max_suppression(boxes, scores, 9, 0.3, 0.1)
+            return qt.ops.standard.suppression.non_max_suppression(boxes, scores, 9, 0.3, 0.1)
 
     def random(count: int) -> tuple[torch.Tensor, torch.Tensor]:
         return torch.from_numpy(f(1, count, 4)), torch.from_numpy(f(1, 2, count))

@@ -11,7 +11,7 @@ import torch
 from onnx import helper
 
 import qonnx_torch as qt
-from qonnx_torch.ops import elementwise
+from qonnx_torch.ops.standard import elementwise
 
 INTEGERS = [np.dtype(f"{sign}int{bits}") for sign in ("", "u") for bits in (8, 16, 32, 64)]
 FLOATS = [np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16), np.dtype(np.float32), np.dtype(np.float64)]

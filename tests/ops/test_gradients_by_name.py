@@ -11,7 +11,7 @@ from torch import Tensor
 
 from qonnx_torch import ops
 from qonnx_torch.errors import QonnxTorchError
-from qonnx_torch.ops.quantizers import integer_bounds
+from qonnx_torch.ops.quantizers.operators import integer_bounds
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 import qonnx_torch as qt
-from qonnx_torch.ops.losses import negative_log_likelihood_loss, softmax_cross_entropy_loss
+from qonnx_torch.ops.standard.losses import negative_log_likelihood_loss, softmax_cross_entropy_loss
 
 GENERATOR = np.random.default_rng(0)
 SHAPES = [(), (3,), (2, 3), (1, 2, 2, 2, 2)]

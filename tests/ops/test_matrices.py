@@ -11,7 +11,7 @@ import torch
 from onnx import TensorProto
 
 import qonnx_torch as qt
-from qonnx_torch.ops.matrices import eye_like
+from qonnx_torch.ops.standard.matrices import eye_like
 
 TYPES = [bool, np.int8, np.uint16, np.uint64, np.float16, ml_dtypes.bfloat16, np.float32]
 X = np.arange(1, 25).reshape(2, 3, 4)

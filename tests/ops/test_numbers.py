@@ -9,17 +9,9 @@ import pytest
 import torch
 
 import qonnx_torch as qt
-from qonnx_torch.ops import (
-    as_tensor,
-    casting,
-    comparison,
-    elementwise,
-    indexing,
-    movement,
-    reduction,
-    shape,
-)
-from qonnx_torch.ops._numbers import single
+from qonnx_torch.ops import as_tensor
+from qonnx_torch.ops.standard import casting, comparison, elementwise, indexing, movement, reduction, shape
+from qonnx_torch.ops.standard._numbers import single
 
 PAIRS = ((1, 2, 3), (4, 5, 6))
 MATRIX = np.array(PAIRS)

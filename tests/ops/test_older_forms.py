@@ -45,7 +45,7 @@ def test_dropout_takes_a_seed() -> None:
 
 def test_range_keeps_its_element_type() -> None:
     start, limit, delta = (torch.tensor(v, dtype=torch.float16) for v in (1, 5, 2))
-    assert qt.ops.shape.range_(start, limit, delta).dtype == torch.float16
+    assert qt.ops.standard.shape.range_(start, limit, delta).dtype == torch.float16
 
 
 def test_conv_with_a_wrong_number_of_pads_is_refused() -> None:
@@ -120,5 +120,5 @@ def test_batch_normalization_that_is_not_spatial(opset: int) -> None:
 def test_batch_normalization_of_one_channel() -> None:
     """Version 9 and up: an input of one dimension is a batch of one channel."""
     x, one = torch.arange(4.0), torch.ones(1)
-    y = qt.ops.normalization.batch_normalization(x, 2 * one, one, one, 4 * one, epsilon=0.0)
+    y = qt.ops.standard.normalization.batch_normalization(x, 2 * one, one, one, 4 * one, epsilon=0.0)
     assert torch.equal(y, (x - 1) / 2 * 2 + 1)

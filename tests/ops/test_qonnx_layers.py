@@ -14,7 +14,7 @@ from qonnx.core.modelwrapper import ModelWrapper
 from qonnx.core.onnx_exec import execute_onnx
 
 import qonnx_torch as qt
-from qonnx_torch.ops import qonnx_layers
+from qonnx_torch.ops.qonnx import layers as qonnx_layers
 from qonnx_torch.registry import CHANNELS_LAST_DOMAIN, QONNX_DOMAIN
 
 RNG = np.random.default_rng(0)

@@ -13,7 +13,7 @@ from onnx import ModelProto, helper, numpy_helper
 from torch import Tensor
 
 import qonnx_torch as qt
-from qonnx_torch.ops.quant_lstm import quant_lstm_cell
+from qonnx_torch.ops.qonnx.quant_lstm import quant_lstm_cell
 from qonnx_torch.registry import QONNX_DOMAIN, REGISTRY
 
 CELL = REGISTRY.get(QONNX_DOMAIN, "QuantLSTMCell", 1)

@@ -11,7 +11,7 @@ import torch
 from onnx import TensorProto, helper
 
 import qonnx_torch as qt
-from qonnx_torch.ops.quantize_linear import dequantize_linear, quantize_linear
+from qonnx_torch.ops.standard.quantize_linear import dequantize_linear, quantize_linear
 
 TYPES = {
     "int8": 10, "uint8": 10, "int16": 21, "uint16": 21, "int4": 21, "uint4": 21, "int2": 25, "uint2": 25,

@@ -18,8 +18,8 @@ from onnx import helper
 from torch import Tensor
 
 import qonnx_torch as qt
-from qonnx_torch.ops import integer_linear
 from qonnx_torch.ops.contrib import quantized
+from qonnx_torch.ops.standard import integer_linear
 
 CONTRIB = "com.microsoft"
 Draw = Callable[..., Any]

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from qonnx_torch import ops
 from qonnx_torch.errors import QonnxTorchError
-from qonnx_torch.ops import compilation
-from qonnx_torch.ops.compilation import exact_options
+from qonnx_torch.ops.quantizers import compilation
+from qonnx_torch.ops.quantizers.compilation import exact_options
 
 BITS = 3.0
 SCALES = {"per tensor": torch.tensor(0.3), "per channel": torch.linspace(0.1, 1.1, 6).reshape(6, 1, 1)}

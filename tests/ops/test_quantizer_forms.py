@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from qonnx_torch import ops
-from qonnx_torch.ops import blocks
-from qonnx_torch.ops.gradients import FLOAT_GRADIENTS, binarize
-from qonnx_torch.ops.numerics import integer_bounds
-from qonnx_torch.ops.rounding import ROUNDING_MODES
-from qonnx_torch.ops.uniform import composed_quant
+from qonnx_torch.ops.quantizers import blocks
+from qonnx_torch.ops.quantizers.gradients import FLOAT_GRADIENTS, binarize
+from qonnx_torch.ops.quantizers.numerics import integer_bounds
+from qonnx_torch.ops.quantizers.rounding import ROUNDING_MODES
+from qonnx_torch.ops.quantizers.uniform import composed_quant
 
 UNIT = 2.0**-23
 BITS = 3.0

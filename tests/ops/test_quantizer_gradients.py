@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from qonnx_torch import ops
-from qonnx_torch.ops.quantizers import integer_bounds, trunc_v1
-from qonnx_torch.ops.rounding import ROUNDING_MODES, round_to_integer, straight_through
+from qonnx_torch.ops.quantizers.operators import integer_bounds, trunc_v1
+from qonnx_torch.ops.quantizers.rounding import ROUNDING_MODES, round_to_integer, straight_through
 
 
 def gradients(function, *parameters: Tensor | float, x: Tensor) -> list[Tensor]:

@@ -11,8 +11,8 @@ from qonnx.custom_op.general.intquant import int_quant, max_int, min_int
 
 from qonnx_torch import ops
 from qonnx_torch.errors import InvalidModelError
-from qonnx_torch.ops.quantizers import integer_bounds
-from qonnx_torch.ops.rounding import ROUNDING_MODES, resolve_rounding_mode
+from qonnx_torch.ops.quantizers.operators import integer_bounds
+from qonnx_torch.ops.quantizers.rounding import ROUNDING_MODES, resolve_rounding_mode
 
 # -- properties ----------------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 
 import qonnx_torch.nn as qnn
 from qonnx_torch import ops
-from qonnx_torch.ops.rounding import round_to_integer
+from qonnx_torch.ops.quantizers.rounding import round_to_integer
 
 NAMESPACE = torch.ops.qonnx_torch
 X = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0))

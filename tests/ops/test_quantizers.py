@@ -16,8 +16,8 @@ from qonnx.custom_op.general.trunc import trunc_v1 as qonnx_trunc_v1
 from qonnx.custom_op.general.trunc import trunc_v2 as qonnx_trunc_v2
 
 from qonnx_torch import ops
-from qonnx_torch.ops.quantizers import trunc_v1
-from qonnx_torch.ops.rounding import ROUNDING_MODES
+from qonnx_torch.ops.quantizers.operators import trunc_v1
+from qonnx_torch.ops.quantizers.rounding import ROUNDING_MODES
 
 MODES = (*ROUNDING_MODES, "HALF_EVEN", "round", "half_up")
 SHAPE = (-1, 3, 4)  # of every x: the second axis is the channels

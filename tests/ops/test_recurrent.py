@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from qonnx_torch.errors import InvalidModelError
-from qonnx_torch.ops.recurrent import gru, lstm, rnn
+from qonnx_torch.ops.standard.recurrent import gru, lstm, rnn
 
 GATES = {"RNN": 1, "GRU": 3, "LSTM": 4}
 FUNCTIONS: dict[str, Callable[..., Any]] = {"RNN": rnn, "GRU": gru, "LSTM": lstm}

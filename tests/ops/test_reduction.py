@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import qonnx_torch as qt
-from qonnx_torch.ops import reduction
+from qonnx_torch.ops.standard import reduction
 
 ALL = ["Sum", "Mean", "Max", "Min", "Prod", "L1", "L2", "SumSquare", "LogSum", "LogSumExp"]
 X = np.random.default_rng(0).uniform(0.5, 2, (2, 3, 4))

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import qonnx_torch as qt
-from qonnx_torch.ops.scatter import scatter_elements, tensor_scatter
+from qonnx_torch.ops.standard.scatter import scatter_elements, tensor_scatter
 
 NUMBERS = [
     np.int8, np.uint8, np.int16, np.uint16, np.int32, np.uint32, np.int64, np.uint64, np.float16,

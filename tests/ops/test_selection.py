@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import qonnx_torch as qt
-from qonnx_torch.ops.selection import top_k
+from qonnx_torch.ops.standard.selection import top_k
 
 TIES = np.array([[1, 3, 3, 2], [0, 0, 0, 0], [5, 4, 5, 5]])
 NUMBERS = [np.int8, np.uint8, np.int16, np.uint16, np.int32, np.uint32, np.int64, np.uint64]

@@ -114,7 +114,7 @@ def test_empty_optional() -> None:
     assert node.kwargs["type"] == "seq(tensor(float))"
     assert not module(torch.from_numpy(X), torch.from_numpy(Y))
     with pytest.raises(InvalidModelError, match="the optional is empty; test it with OptionalHasElement"):
-        qt.ops.sequences.optional_get_element(None)
+        qt.ops.standard.sequences.optional_get_element(None)
 
 
 @pytest.mark.parametrize(

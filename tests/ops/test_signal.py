@@ -10,7 +10,7 @@ import torch
 from onnx import TensorProto
 
 from qonnx_torch.errors import InvalidModelError
-from qonnx_torch.ops.signal import dft, stft
+from qonnx_torch.ops.standard.signal import dft, stft
 
 
 def numbers(*shape: int, dtype: Any = np.float32) -> np.ndarray:

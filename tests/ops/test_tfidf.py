@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from qonnx_torch.errors import InvalidModelError, UnsupportedModelError
-from qonnx_torch.ops.tfidf import tf_idf_vectorizer
+from qonnx_torch.ops.standard.tfidf import tf_idf_vectorizer
 
 POOL: dict[str, Any] = {
     "pool_int64s": [2, 3, 5, 4, 5, 6, 7, 8, 6, 7, 5, 6, 7],  # 4 of one, 3 of two, 1 of three

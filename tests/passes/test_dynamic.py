@@ -9,6 +9,7 @@ import itertools
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -560,6 +561,29 @@ def test_what_torch_exports_runs_at_all_sizes(name: str, opset: int) -> None:
     for inputs in data:
         assert_same(run(network, inputs), reference(inputs))
     check(qt.import_model(model), data, [run(network, inputs) for inputs in data])
+
+
+MODELS = Path(__file__).parents[1] / "models"
+FIXED = {"quant_parameters": "its scale per row ties it to one batch size"}
+
+
+@pytest.mark.parametrize("path", sorted(MODELS.glob("*.onnx")), ids=lambda path: path.stem)
+def test_models_export_with_a_dynamic_batch(path: Path) -> None:
+    if path.stem in FIXED:
+        with pytest.raises(UnsupportedModelError, match="the batch size cannot be changed"):
+            qt.import_model(path, batch="dynamic")
+        return
+    module = qt.import_model(path, batch="dynamic")
+    stored = np.load(path.with_suffix(".npz"))
+    inputs = [stored[key] for key in sorted(stored) if key.startswith("in") and key.endswith("_s0")]
+    data = [[np.concatenate([a] * batch) for a in inputs] for batch in (3, 5, 1)]
+    program = torch.export.export(
+        module, tuple(map(torch.from_numpy, data[0])), dynamic_shapes=qt.dynamic_shapes(module)
+    )
+    assert [str(symbol)[0] for symbol in program.range_constraints] == ["s"]
+    exported = program.module()
+    for arrays_ in data:
+        assert_same(run(exported, arrays_), run(module, arrays_), tolerance=0)
 
 
 # -- the function itself ---------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from torch.nn.utils import parametrizations, prune
 
 import qonnx_torch as qt
 from qonnx_torch.lowering import trace
-from qonnx_torch.ops.elementwise import mul
+from qonnx_torch.ops.standard.elementwise import mul
 from qonnx_torch.passes.quantization.config import (
     AnyQuantizerConfig,
     FloatQuantizerConfig,

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from qonnx_torch.errors import InvalidModelError, UnsupportedModelError
 from qonnx_torch.ops._operator import operator
-from qonnx_torch.ops.attention import merge_heads, split_heads
+from qonnx_torch.ops.standard.attention import merge_heads, split_heads
 
 __all__ = ["attend", "padding_bias"]
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from qonnx_torch.errors import UnsupportedModelError
 from qonnx_torch.ops._operator import operator
-from qonnx_torch.ops.attention import merge_heads, repeat_heads, rotate, split_heads
+from qonnx_torch.ops.standard.attention import merge_heads, repeat_heads, rotate, split_heads
 
 __all__: list[str] = []
 

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qonnx_torch.ops import grid_sample as sampling
-from qonnx_torch.ops import indexing, matrices, padding, selection
 from qonnx_torch.ops._operator import operator
+from qonnx_torch.ops.standard import grid_sample as sampling
+from qonnx_torch.ops.standard import indexing, matrices, padding, selection
 
 __all__: list[str] = []
 

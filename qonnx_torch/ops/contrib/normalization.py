@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from qonnx_torch.ops._operator import operator
-from qonnx_torch.ops._precision import wide
+from qonnx_torch.ops.standard._precision import wide
 
 __all__: list[str] = []
 

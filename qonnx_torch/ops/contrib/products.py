@@ -10,8 +10,8 @@ from torch import Tensor
 from qonnx_torch.errors import InvalidModelError
 from qonnx_torch.ops._operator import operator
 from qonnx_torch.ops.contrib.activation import activated
-from qonnx_torch.ops.convolution import conv
-from qonnx_torch.ops.linear import gemm, mat_mul
+from qonnx_torch.ops.standard.convolution import conv
+from qonnx_torch.ops.standard.linear import gemm, mat_mul
 
 __all__: list[str] = []
 

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from qonnx_torch.errors import InvalidModelError
 from qonnx_torch.ops._operator import operator
-from qonnx_torch.ops._requantize import centred, limits
-from qonnx_torch.ops.activation import leaky_relu, softmax, softmax_coerced
-from qonnx_torch.ops.movement import concat
-from qonnx_torch.ops.quantize_linear import dequantize_linear, quantize_linear
+from qonnx_torch.ops.standard._requantize import centred, limits
+from qonnx_torch.ops.standard.activation import leaky_relu, softmax, softmax_coerced
+from qonnx_torch.ops.standard.movement import concat
+from qonnx_torch.ops.standard.quantize_linear import dequantize_linear, quantize_linear
 
 __all__ = ["dequantized", "quantized", "require"]
 

@@ -10,14 +10,14 @@ from torch import Tensor
 
 from qonnx_torch.errors import InvalidModelError, UnsupportedModelError
 from qonnx_torch.ops._operator import operator
-from qonnx_torch.ops._recurrence import Cell, Layer
-from qonnx_torch.ops.attention import merge_heads, split_heads
 from qonnx_torch.ops.contrib.attention import attend, padding_bias
 from qonnx_torch.ops.contrib.normalization import embed_layer_normalization
-from qonnx_torch.ops.convolution import conv
-from qonnx_torch.ops.gate_functions import gate_functions
-from qonnx_torch.ops.integer_linear import dynamic_quantize_mat_mul, mat_mul_integer_to_float
-from qonnx_torch.ops.quantize_linear import dequantize_linear
+from qonnx_torch.ops.standard._recurrence import Cell, Layer
+from qonnx_torch.ops.standard.attention import merge_heads, split_heads
+from qonnx_torch.ops.standard.convolution import conv
+from qonnx_torch.ops.standard.gate_functions import gate_functions
+from qonnx_torch.ops.standard.integer_linear import dynamic_quantize_mat_mul, mat_mul_integer_to_float
+from qonnx_torch.ops.standard.quantize_linear import dequantize_linear
 
 __all__: list[str] = []
 

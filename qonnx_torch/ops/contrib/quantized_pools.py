@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from qonnx_torch.ops._operator import operator
-from qonnx_torch.ops._requantize import centred, requantized
 from qonnx_torch.ops.contrib.quantized import dequantized, quantized, require
-from qonnx_torch.ops.pool import average_pool, max_pool
+from qonnx_torch.ops.standard._requantize import centred, requantized
+from qonnx_torch.ops.standard.pool import average_pool, max_pool
 
 __all__: list[str] = []
 

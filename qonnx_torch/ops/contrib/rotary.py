@@ -7,7 +7,7 @@ from torch import Tensor
 
 from qonnx_torch.errors import InvalidModelError
 from qonnx_torch.ops._operator import operator
-from qonnx_torch.ops.attention import merge_heads, rotate, split_heads
+from qonnx_torch.ops.standard.attention import merge_heads, rotate, split_heads
 
 __all__: list[str] = []
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 from typing import Literal, get_args
 
 from qonnx_torch.errors import QonnxTorchError
-from qonnx_torch.ops.rounding import resolve_rounding_mode
+from qonnx_torch.ops.quantizers.rounding import resolve_rounding_mode
 from qonnx_torch.passes.calibration import METHODS
 from qonnx_torch.passes.training import QuantizerTraining
 

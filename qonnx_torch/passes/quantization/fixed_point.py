@@ -14,7 +14,7 @@ from torch import Tensor, fx
 
 from qonnx_torch.errors import QonnxTorchError
 from qonnx_torch.names import onnx_name
-from qonnx_torch.ops.rounding import ROUNDING_MODES, resolve_rounding_mode
+from qonnx_torch.ops.quantizers.rounding import ROUNDING_MODES, resolve_rounding_mode
 from qonnx_torch.passes.tensors import named_tensors
 from qonnx_torch.provenance import provenance_of, replace_skeleton
 from qonnx_torch.registry import REGISTRY

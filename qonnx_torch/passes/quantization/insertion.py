@@ -14,8 +14,8 @@ from torch import Tensor, fx
 import qonnx_torch.nn as qnn
 from qonnx_torch.errors import QonnxTorchError
 from qonnx_torch.names import identifier, onnx_name
-from qonnx_torch.ops import movement
-from qonnx_torch.ops.elementwise import add, identity
+from qonnx_torch.ops.standard import movement
+from qonnx_torch.ops.standard.elementwise import add, identity
 from qonnx_torch.passes.quantization.config import AnyQuantizerConfig, QuantizationConfig
 from qonnx_torch.passes.quantization.initialization import Role, initialize, make_quantizer
 from qonnx_torch.passes.quantization.placement import BIASED, Plan, Values, plans

@@ -13,7 +13,7 @@ from torch import Tensor, fx
 
 import qonnx_torch.nn as qnn
 from qonnx_torch.errors import QonnxTorchError
-from qonnx_torch.ops import (
+from qonnx_torch.ops.standard import (
     activation,
     elementwise,
     indexing,
