@@ -31,7 +31,7 @@ from qonnx_torch.testing import KINDS, BackendCase, backend_cases
 EXCLUSIONS: dict[str, dict[str, Any]] = json.loads(Path(__file__).with_name("exclusions.json").read_text())
 """Subject -> why its cases cannot pass, and which they are."""
 
-REFUSED = ("strings", "images", "gradient")
+REFUSED = ("strings", "gradient")
 """Subjects whose cases are not imported; the others give other values than are expected."""
 
 

@@ -510,8 +510,8 @@ NOT_DIFFERENTIABLE = {
          "ai.onnx::LessOrEqual-12", "ai.onnx::IsNaN-1", "ai.onnx::IsInf-10",
          "ai.onnx::OptionalHasElement-15"), PREDICATE),
     **dict.fromkeys(
-        ("ai.onnx::ArgMax-1", "ai.onnx::ArgMin-1", "ai.onnx::NonZero-9", "ai.onnx::Shape-1",
-         "ai.onnx::Size-1", "ai.onnx::NonMaxSuppression-10", "ai.onnx::SequenceLength-11",
+        ("ai.onnx::ArgMax-1", "ai.onnx::ArgMin-1", "ai.onnx::NonZero-9", "ai.onnx::ImageDecoder-20",
+         "ai.onnx::Shape-1", "ai.onnx::Size-1", "ai.onnx::NonMaxSuppression-10", "ai.onnx::SequenceLength-11",
          "ai.onnx.ml::LabelEncoder-2",
          "ai.onnx::TfIdfVectorizer-9"), INDICES),
     **dict.fromkeys(
