@@ -22,7 +22,7 @@ from onnx.backend.base import Backend, BackendRep, Device, DeviceType, namedtupl
 from torch import fx
 
 from qonnx_torch.dtypes import element_type_of, from_array, to_array
-from qonnx_torch.errors import UnsupportedModelError, VerificationError
+from qonnx_torch.errors import InvalidModelError, UnsupportedModelError, VerificationError
 from qonnx_torch.import_ import import_model
 
 __all__ = [
@@ -121,7 +121,7 @@ class QonnxTorchBackend(Backend):
         """Returns whether the model can be imported, and the device exists."""
         try:
             import_model(model)
-        except UnsupportedModelError:
+        except (InvalidModelError, UnsupportedModelError):
             return False
         return cls.supports_device(device)
 
