@@ -74,7 +74,9 @@ def main() -> None:
         assert torch.equal(module(x), expected)
         assert qt.infer_shapes(module)["s"].shape == ("batch", 4)
 
-        # 4. It trains, compiles and is costed.
+        # 4. It is traced, trains and is costed.
+        program = torch.export.export(module, (x,), dynamic_shapes=qt.dynamic_shapes(module)).module()
+        assert torch.allclose(program(x[:5]), module(x[:5]))
         optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
         goal = torch.randn(16, 4).relu()
         losses = []

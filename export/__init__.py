@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
 import onnx
+import torch
 from onnx import ModelProto
 from torch import Tensor, fx, nn
 
@@ -16,6 +17,7 @@ from qonnx_torch.ordering import all_nodes
 from qonnx_torch.passes.shapes import ValueInfo
 from qonnx_torch.passes.training import update_statistics
 from qonnx_torch.provenance import Provenance, fingerprint, provenance_of
+from qonnx_torch.registry import REGISTRY
 
 from .declarations import TensorChange, check_types, has_wrong_types, infer_values, tensor_changes
 from .emitter import emit
@@ -77,6 +79,7 @@ def export_qonnx(
     _check_version("opset_version", opset_version, _OPSETS)
     _check_version("ir_version", ir_version, _IR_VERSIONS)
     _check_targets(module)
+    _check_states(module)
     args = (args,) if isinstance(args, Tensor) else args
     update_statistics(module)
     provenance = provenance_of(module)
@@ -199,6 +202,29 @@ def _check_targets(module: fx.GraphModule) -> None:
             f"the graph reads what is no parameter, buffer or module any more: {', '.join(missing)}; "
             "put it back, or take the nodes that read it out of the graph"
         )
+
+
+def _check_states(module: fx.GraphModule) -> None:
+    """Checks that modules of operators that users registered are what their attributes make of them."""
+    for name, child in module.named_modules():
+        operator = REGISTRY.of_target(type(child))
+        if operator is None or operator.target is not type(child):
+            continue
+        state = child.state_dict()
+        made = type(child)(**operator.attributes_of(child)).state_dict() if state else {}
+        lost = [key for key, value in state.items() if not _equal(value, made.get(key))]
+        if lost:
+            raise ExportError(
+                f"module {name!r} ({operator}) holds {', '.join(lost)}, which its attributes do not give and "
+                "a file cannot hold: make each an input of forward (an initializer in the file), or put it "
+                f"into attributes by {type(child).__name__}.onnx_attributes()"
+            )
+
+
+def _equal(value: object, other: object) -> bool:
+    if isinstance(value, Tensor) and isinstance(other, Tensor):
+        return torch.equal(value.detach().cpu(), other.detach().cpu())
+    return value is other
 
 
 def _unchanged(

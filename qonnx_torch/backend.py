@@ -17,13 +17,14 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
-from onnx import ModelProto, NodeProto, TypeProto, helper
+from onnx import ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto, helper
 from onnx.backend.base import Backend, BackendRep, Device, DeviceType, namedtupledict
 from torch import fx
 
-from qonnx_torch.dtypes import element_type_of, from_array, to_array
+from qonnx_torch.dtypes import PACKED_TYPES, element_type_name, element_type_of, from_array, to_array
 from qonnx_torch.errors import InvalidModelError, UnsupportedModelError, VerificationError
 from qonnx_torch.import_ import import_model
+from qonnx_torch.registry import REGISTRY, canonical_domain
 
 __all__ = [
     "QonnxTorchBackend",
@@ -48,10 +49,14 @@ class QonnxTorchBackendRep(BackendRep):
         self._device = device
         constants = {i.name for i in model.graph.initializer}
         self._inputs = {v.name: v.type for v in model.graph.input if v.name not in constants}
-        self._outputs = {v.name: v.type for v in model.graph.output}
+        self._outputs = [v.type for v in model.graph.output]
+        names = [v.name for v in model.graph.output]
+        self._names = [n if names.index(n) == i else f"{n}_{i}" for i, n in enumerate(names)]
 
     def run(self, inputs: Any, **kwargs: Any) -> tuple[Any, ...]:
         """Returns the model's outputs as a named tuple of arrays (lists of them for sequences).
+
+        The fields have the names of the outputs; one that is listed again has its position behind it.
 
         Args:
             inputs: arrays in graph-input order, a mapping of input names to arrays, or one array. A sequence
@@ -59,7 +64,8 @@ class QonnxTorchBackendRep(BackendRep):
             **kwargs: none is known; for the interface.
 
         Raises:
-            VerificationError: a wrong number of inputs, or an unknown name.
+            VerificationError: a wrong number of inputs, an unknown name, or an array that has another dtype
+                or shape than the model declares.
         """
         if kwargs:
             raise VerificationError(f"run takes no option {next(iter(kwargs))!r}")
@@ -69,13 +75,13 @@ class QonnxTorchBackendRep(BackendRep):
     def tensors(self, inputs: Any) -> tuple[Any, ...]:
         """Returns the arguments of the module that stand for `inputs`, which are as for `run`."""
         values = self._in_order(inputs)
-        return tuple(self._tensor(v, t) for v, t in zip(values, self._inputs.values(), strict=True))
+        return tuple(self._tensor(v, *item) for v, item in zip(values, self._inputs.items(), strict=True))
 
     def arrays(self, results: Any) -> tuple[Any, ...]:
         """Returns what the module gives as `run` does: a named tuple of arrays."""
         results = results if len(self._outputs) != 1 else (results,)
-        arrays = [_array(r, t) for r, t in zip(results, self._outputs.values(), strict=True)]
-        return namedtupledict("Outputs", list(self._outputs))(*arrays)
+        arrays = [_array(r, t) for r, t in zip(results, self._outputs, strict=True)]
+        return namedtupledict("Outputs", self._names)(*arrays)
 
     def _in_order(self, inputs: Any) -> Sequence[Any]:
         if isinstance(inputs, Mapping):
@@ -93,16 +99,37 @@ class QonnxTorchBackendRep(BackendRep):
             )
         return list(inputs)
 
-    def _tensor(self, value: Any, declared: TypeProto) -> Any:
+    def _tensor(self, value: Any, name: str, declared: TypeProto) -> Any:
         if value is None:
             return None
         if isinstance(value, (list, tuple)) and not declared.HasField("tensor_type"):
-            return [self._tensor(v, declared) for v in value]
+            return [self._tensor(v, name, declared) for v in value]
         array = np.asarray(value)
         known = element_type_of(declared)
-        if known and array.dtype == helper.tensor_dtype_to_np_dtype(known):
-            return from_array(array, known).to(self._device)
-        return from_array(array).to(self._device)
+        dims = declared.tensor_type.shape.dim if declared.tensor_type.HasField("shape") else None
+        sizes = None if dims is None else [d.dim_value or None for d in dims]
+        if known and array.dtype != helper.tensor_dtype_to_np_dtype(known):
+            raise VerificationError(
+                f"the input {name!r} is given as {array.dtype}; the model declares {element_type_name(known)}"
+            )
+        if sizes is not None and (
+            len(sizes) != array.ndim
+            or any(s not in (None, n) for s, n in zip(sizes, array.shape, strict=True))
+        ):
+            shown = [s or d.dim_param or "?" for s, d in zip(sizes, dims or (), strict=True)]
+            raise VerificationError(
+                f"the input {name!r} is given with the shape {list(array.shape)}; the model declares {shown}"
+            )
+        return from_array(array, known or None).to(self._device)
+
+
+def _declared(name: str, value: Any) -> ValueInfoProto:
+    """Returns the declaration of an input as a value has it: an array, or a list of arrays."""
+    if isinstance(value, (list, tuple)) and all(isinstance(v, np.ndarray) for v in value):
+        element_type = helper.np_dtype_to_tensor_dtype(value[0].dtype) if value else TensorProto.FLOAT
+        return helper.make_tensor_sequence_value_info(name, element_type, None)
+    array = np.asarray(value)
+    return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
 
 
 def _array(value: Any, declared: TypeProto) -> Any:
@@ -110,7 +137,8 @@ def _array(value: Any, declared: TypeProto) -> Any:
         return None
     if isinstance(value, (list, tuple)):
         return [_array(v, declared) for v in value]
-    return to_array(value, element_type_of(declared) or None)
+    element_type = element_type_of(declared)
+    return to_array(value, element_type if element_type in PACKED_TYPES else None)
 
 
 class QonnxTorchBackend(Backend):
@@ -156,28 +184,27 @@ class QonnxTorchBackend(Backend):
 
         Args:
             node: the node.
-            inputs: arrays, one for each input that has a name.
+            inputs: arrays, one for each input that has a name; a list of arrays is a sequence.
             device: as for `prepare`.
             outputs_info: dtype and shape of each output, where known.
-            **kwargs: `opset_version` of the node's domain; the newest that onnx knows where absent.
+            **kwargs: `opset_version` of the node's domain (the newest where absent), and those of `prepare`.
         """
-        version = int(kwargs.pop("opset_version", onnx.defs.onnx_opset_version()))
+        domain = canonical_domain(node.domain)
+        newest = onnx.defs.onnx_opset_version()
+        if domain:
+            newest = max((o.since_version for o in REGISTRY if o.domain == domain), default=1)
+        versions = {"": onnx.defs.onnx_opset_version(), domain: int(kwargs.pop("opset_version", newest))}
         names = [n for n in dict.fromkeys(node.input) if n]
         given = [inputs] if isinstance(inputs, np.ndarray) else list(inputs)
-        declared = [
-            helper.make_tensor_value_info(
-                n, helper.np_dtype_to_tensor_dtype(np.asarray(v).dtype), np.asarray(v).shape
-            )
-            for n, v in zip(names, given, strict=True)
-        ]
+        if len(given) != len(names):
+            raise VerificationError(f"{len(given)} inputs are given; the node has {len(names)}: {names}")
+        declared = [_declared(n, v) for n, v in zip(names, given, strict=True)]
         outputs = [helper.make_empty_tensor_value_info(n) for n in node.output if n]
         for value, (dtype, shape) in zip(outputs, outputs_info or (), strict=False):
             value.CopyFrom(
                 helper.make_tensor_value_info(value.name, helper.np_dtype_to_tensor_dtype(dtype), shape)
             )
-        sets = [helper.make_opsetid("", version if node.domain in ("", "ai.onnx") else 21)]
-        if node.domain not in ("", "ai.onnx"):
-            sets.append(helper.make_opsetid(node.domain, version if "opset_version" in kwargs else 1))
+        sets = [helper.make_opsetid(*pair) for pair in versions.items()]
         graph = helper.make_graph([node], "node", declared, outputs)
         return cls.run_model(helper.make_model(graph, opset_imports=sets), given, device, **kwargs)
 

@@ -11,7 +11,11 @@ from onnx import TensorProto, TypeProto, helper
 from qonnx_torch.errors import ExportError, UnsupportedModelError
 
 __all__ = [
+    "FLOAT4E2M1",
+    "FLOAT8E8M0",
+    "INT2",
     "PACKED_TYPES",
+    "UINT2",
     "element_bits",
     "element_type_name",
     "element_type_of",
@@ -21,6 +25,9 @@ __all__ = [
     "to_array",
     "torch_dtype",
 ]
+
+FLOAT4E2M1, FLOAT8E8M0, UINT2, INT2, FLOAT6E2M3, FLOAT6E3M2 = 23, 24, 25, 26, 27, 28
+"""Element types that not every onnx package since 1.17 names; the numbers are those of its `onnx.proto`."""
 
 _TO_TORCH: dict[int, torch.dtype] = {
     TensorProto.FLOAT: torch.float32,
@@ -42,28 +49,28 @@ _TO_TORCH: dict[int, torch.dtype] = {
     TensorProto.FLOAT8E4M3FNUZ: torch.float8_e4m3fnuz,
     TensorProto.FLOAT8E5M2: torch.float8_e5m2,
     TensorProto.FLOAT8E5M2FNUZ: torch.float8_e5m2fnuz,
-    TensorProto.FLOAT8E8M0: torch.float8_e8m0fnu,
+    FLOAT8E8M0: torch.float8_e8m0fnu,
 }
 
 PACKED_TYPES: dict[int, torch.dtype] = {
     TensorProto.INT4: torch.int8,
     TensorProto.UINT4: torch.uint8,
-    TensorProto.INT2: torch.int8,
-    TensorProto.UINT2: torch.uint8,
-    TensorProto.FLOAT4E2M1: torch.float16,
-    27: torch.float16,  # FLOAT6E2M3, which older onnx packages do not name
-    28: torch.float16,  # FLOAT6E3M2
+    INT2: torch.int8,
+    UINT2: torch.uint8,
+    FLOAT4E2M1: torch.float16,
+    FLOAT6E2M3: torch.float16,
+    FLOAT6E3M2: torch.float16,
 }
 """Element types narrower than a byte -> the smallest torch dtype that holds their values and computes."""
 
 _PACKED_RANGES: dict[int, tuple[int, int]] = {
     TensorProto.INT4: (-8, 7),
     TensorProto.UINT4: (0, 15),
-    TensorProto.INT2: (-2, 1),
-    TensorProto.UINT2: (0, 3),
+    INT2: (-2, 1),
+    UINT2: (0, 3),
 }
 
-_NARROW_FLOAT_BITS: dict[int, int] = {TensorProto.FLOAT4E2M1: 4, 27: 6, 28: 6}
+_NARROW_FLOAT_BITS: dict[int, int] = {FLOAT4E2M1: 4, FLOAT6E2M3: 6, FLOAT6E3M2: 6}
 
 _TO_ONNX = {dtype: element_type for element_type, dtype in _TO_TORCH.items()}
 

@@ -21,6 +21,7 @@ __all__ = [
     "canonical_domain",
     "describe",
     "is_stray_qonnx",
+    "spelled_type",
 ]
 
 QONNX_DOMAIN = "qonnx.custom_op.general"
@@ -96,6 +97,12 @@ class Operator:
         """Returns the attributes of a module that implements this operator."""
         if hasattr(module, "onnx_attributes"):
             return dict(module.onnx_attributes())
+        for name in self.attributes:
+            if not hasattr(module, name):
+                raise TypeError(
+                    f"{self}: {type(module).__name__} must keep its argument {name!r} as self.{name}, so "
+                    "that an export can write the attribute"
+                )
         return {name: getattr(module, name) for name in self.attributes}
 
     def __str__(self) -> str:
@@ -131,13 +138,14 @@ class OperatorRegistry:
             self._by_target[target] = operator
 
     def forget(self, domain: str, op_type: str, version: int, target: Any) -> None:
-        """Removes an entry whose target has the same module and name: it is being defined again."""
+        """Removes an entry whose target has the same module and name: it is being defined again.
+
+        Modules that were imported before keep the old target, which still is known as that operator's.
+        """
         versions = self._by_type.get((domain, op_type), {})
         known = versions.get(version)
         if known is not None and _qualified(known.target) == _qualified(target):
             del versions[version]
-            self._by_target.pop(known.target, None)
-            self._modules.pop(known.target, None)
 
     def add_module(self, target: Any, module: type[Any]) -> None:
         """Registers the `nn.Module` class that holds the state of the operator implemented by `target`."""
@@ -193,7 +201,7 @@ def is_stray_qonnx(op_type: str) -> bool:
 _ANY_VERSION = 1 << 30
 
 
-def _spelled_type(parameter: inspect.Parameter) -> str:
+def spelled_type(parameter: inspect.Parameter) -> str:
     """Returns an attribute's type as built-in operators spell it: `int`, `Sequence[float]`, ..."""
     annotation = parameter.annotation
     if annotation is parameter.empty:
@@ -203,7 +211,8 @@ def _spelled_type(parameter: inspect.Parameter) -> str:
     if isinstance(annotation, type) and not get_args(annotation):
         return annotation.__name__
     text = str(annotation).removesuffix(" | None").replace("typing.", "").replace("collections.abc.", "")
-    found = re.fullmatch(r"(?:list|tuple)\[(int|float|str)(?:, \.\.\.)?\]", text)
+    text = re.sub(r"^Optional\[(.*)\]$", r"\1", text)
+    found = re.fullmatch(r"(?:list|tuple|List|Tuple|Sequence)\[(int|float|str)(?:, \.\.\.)?\]", text)
     return f"Sequence[{found.group(1)}]" if found else text
 
 
@@ -235,7 +244,7 @@ def describe(
             continue
         if parameter.kind is parameter.KEYWORD_ONLY:
             attributes[name] = parameter.default
-            types[name] = _spelled_type(parameter)
+            types[name] = spelled_type(parameter)
         else:
             inputs.append(name)
             variadic = variadic or parameter.kind is parameter.VAR_POSITIONAL

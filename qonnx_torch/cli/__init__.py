@@ -33,7 +33,7 @@ _CLICK_ERROR = typer.BadParameter.__mro__[2]
 
 app = typer.Typer(
     name="qonnx-torch",
-    help="Read, run, verify and convert QONNX models with PyTorch.",
+    help="Read, run and verify QONNX models with PyTorch.",
     epilog="Exit status: 0 holds or done, 1 does not hold, 2 could not run.",
     add_completion=False,
     rich_markup_mode=None,

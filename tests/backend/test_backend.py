@@ -77,6 +77,52 @@ def test_a_node_is_read_at_the_version_that_is_asked_for() -> None:
     np.testing.assert_allclose(backend.run_node(node, [x], opset_version=11)[0], 1 / 6, rtol=1e-6)
 
 
+def test_an_output_may_be_listed_twice() -> None:
+    twice = model("y = Neg(x)", "(float[1, 3] x) => (float[1, 3] y)")
+    twice.graph.output.append(twice.graph.output[0])
+    outputs = backend.run_model(twice, [X])
+    assert len(outputs) == 2
+    np.testing.assert_array_equal(outputs.y, -X)
+    np.testing.assert_array_equal(outputs.y_1, -X)
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (X.astype(np.float64), "the input 'x' is given as float64; the model declares FLOAT"),
+        (X[0], "the input 'x' is given with the shape [3]; the model declares ['N', 3]"),
+        (X[:, :2], "the input 'x' is given with the shape [1, 2]; the model declares ['N', 3]"),
+    ],
+)
+def test_other_types_and_shapes_are_refused(x: np.ndarray, message: str) -> None:
+    with pytest.raises(VerificationError, match=re.escape(message)):
+        backend.run_model(DIFFERENCE, [x, Y])
+
+
+def test_a_node_takes_a_sequence() -> None:
+    node = helper.make_node("ConcatFromSequence", ["s"], ["y"], axis=0)
+    (y,) = backend.run_node(node, [[X, Y]])
+    np.testing.assert_array_equal(y, np.concatenate([X, Y]))
+    with pytest.raises(VerificationError, match=re.escape("2 inputs are given; the node has 1: ['s']")):
+        backend.run_node(node, [X, Y])
+
+
+def test_the_version_is_that_of_the_nodes_domain() -> None:
+    node = helper.make_node("Scaler", ["x"], ["y"], domain="ai.onnx.ml", offset=[1.0], scale=[2.0])
+    for version in ({}, {"opset_version": 1}, {"opset_version": 5}):
+        np.testing.assert_array_equal(backend.run_node(node, [X], **version)[0], (X - 1) * 2)
+    tree = helper.make_node("TreeEnsemble", ["x"], ["y"], domain="ai.onnx.ml")
+    with pytest.raises(UnsupportedModelError, match=r"TreeEnsemble version 3"):
+        backend.run_node(tree, [X], opset_version=3)
+
+
+def test_results_have_the_dtype_that_the_module_gives() -> None:
+    """Otherwise the conformance suite would not see a wrong one."""
+    prepared = backend.prepare(model("y = Relu(x)", "(float[1, 3] x) => (float[1, 3] y)"))
+    prepared.module.forward = lambda x: x.double()
+    assert prepared.run([X])[0].dtype == np.float64
+
+
 def test_a_node_of_another_domain_runs() -> None:
     node = helper.make_node(
         "Quant", ["x", "s", "z", "b"], ["y"], domain="qonnx.custom_op.general", signed=1, narrow=0,

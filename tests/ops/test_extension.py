@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import pickle
 from collections.abc import Sequence
+from typing import Any, Optional
 
 import numpy as np
 import pytest
 import torch
-from onnx import ModelProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, TensorProto, helper, numpy_helper, parser
 from torch import Tensor, fx, nn
 
 import qonnx_torch as qt
-from qonnx_torch.errors import InvalidModelError, UnsupportedModelError
+from qonnx_torch.errors import ExportError, InvalidModelError, UnsupportedModelError
+from qonnx_torch.registry import describe
 
 DOMAIN = "tests.extension"
 
@@ -186,7 +189,7 @@ def test_the_same_definition_may_run_twice_but_not_another() -> None:
         def other(x: Tensor) -> Tensor:
             return x
 
-    with pytest.raises(ValueError, match=r"Relu-1 is implemented by"):
+    with pytest.raises(ValueError, match=r"Relu-1 is built in"):
 
         @qt.register_op("ai.onnx", "Relu")
         def relu(X: Tensor) -> Tensor:
@@ -215,3 +218,155 @@ def test_attributes_without_annotation_have_the_type_of_their_default() -> None:
         return x * slope
 
     assert qt.import_model(model("Bare", slope=2.0, ends=[3]))(X)[0, 1] == 4.0
+
+
+def test_what_was_imported_before_a_second_definition_still_exports() -> None:
+    """As when a notebook's cell runs twice."""
+
+    def define() -> None:
+        @qt.register_op("tests.extension.twice", "Scaled")
+        def scaled(x: torch.Tensor, *, k: int = 2) -> torch.Tensor:
+            return x * k
+
+    define()
+    text = """<ir_version: 10, opset_import: ["": 21, "tests.extension.twice": 1]>
+        agraph (float[2] x) => (float[2] y) { s = tests.extension.twice.Scaled(x) y = Relu(s) }"""
+    module = qt.import_model(parser.parse_model(text))
+    define()
+    last = next(node for node in reversed(module.graph.nodes) if node.op == "call_function")
+    with module.graph.inserting_after(last):
+        negative = module.graph.call_function(torch.neg, (last,))
+    last.replace_all_uses_with(negative)
+    negative.args = (last,)
+    module.recompile()
+    nodes = [node.op_type for node in qt.export_qonnx(module).graph.node]
+    assert nodes == ["Scaled", "Relu", "Neg"]
+
+
+@pytest.mark.parametrize(
+    ("annotation", "spelled"),
+    [
+        (Optional[int], "int"),  # noqa: UP045 (as users write it)
+        (int | None, "int"),
+        ("Optional[float]", "float"),
+        (list[int], "Sequence[int]"),
+        (tuple[float, ...], "Sequence[float]"),
+        (Optional[Sequence[str]], "Sequence[str]"),  # noqa: UP045
+        ("Optional[List[int]]", "Sequence[int]"),
+    ],
+    ids=str,
+)
+def test_annotations_of_attributes(annotation: Any, spelled: str) -> None:
+    def function(x: torch.Tensor, *, k: Any = None) -> torch.Tensor:
+        return x
+
+    function.__annotations__["k"] = annotation
+    entry = describe(function, inspect.signature(function), domain="tests", op_type="A", since_version=1)
+    assert entry.attribute_types == {"k": spelled}
+
+
+def schema(text: str, **options: Any) -> None:
+    """Registers a function that is written as text, since the formatter would not have some of them."""
+    scope: dict[str, Any] = {"Tensor": Tensor, "torch": torch, "Sequence": Sequence}
+    exec(text, scope)  # noqa: S102
+    qt.register_op("tests.extension.refused", "Refused", **options)(scope["f"])
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "error", "message"),
+    [
+        ("def f(x: Tensor, k: int = 3): ...", {}, TypeError, "its input 'k' is annotated 'int'"),
+        ("def f(x: Tensor, k: Sequence[int]): ...", {}, TypeError, "named in static="),
+        ("def f(x, *, k: Tensor = None): ...", {}, TypeError, "'Tensor'.*make it an input"),
+        ("def f(x, *, k: dict = None): ...", {}, TypeError, "annotated 'dict'; ONNX attributes are int,"),
+        ("def f(x, **k): ...", {}, TypeError, r"\*\*k names no attributes"),
+        ("def f(x) -> tuple[Tensor, Tensor]: ...", {}, TypeError, "returns a tuple: say outputs="),
+        ("def f(x): ...", {"static": ("q",)}, ValueError, r"static names 'q'; its inputs are \['x'\]"),
+        ("def f(x): ...", {"outputs": 0}, ValueError, "outputs is 0"),
+        ("def f(x): ...", {"since_version": 0}, ValueError, "since_version is 0"),
+        ("def f(x): ...", {"since_version": "2"}, ValueError, "since_version is '2'"),
+    ],
+)
+def test_what_is_no_schema_is_refused(
+    text: str, options: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        schema(text, **options)
+
+
+def test_built_in_operators_stay() -> None:
+    with pytest.raises(ValueError, match=r"ai\.onnx::Relu-1 is built in; give yours a domain of its own"):
+        qt.register_op("", "Relu", since_version=14)(lambda x: x)
+
+
+def test_another_number_of_outputs_is_noticed() -> None:
+    @qt.register_op("tests.extension.outputs", "Halves", outputs=2)
+    def halves(x: Tensor) -> Any:
+        return x.reshape(2, -1)
+
+    with pytest.raises(TypeError, match="Halves-1 returned Tensor instead of a tuple of 2"):
+        halves(torch.zeros(4))
+
+
+def test_bool_attributes() -> None:
+    @qt.register_op("tests.extension.bool", "Sign")
+    def sign(x: Tensor, *, negative: bool = False) -> Tensor:
+        return -x if negative else x
+
+    text = """<ir_version: 10, opset_import: ["": 21, "tests.extension.bool": 1]>
+        agraph (float[2] x) => (float[2] y) { y = tests.extension.bool.Sign<negative = 1>(x) }"""
+    module = qt.import_model(parser.parse_model(text))
+    assert module(torch.ones(2)).tolist() == [-1, -1]
+    assert qt.import_model(qt.export_qonnx(module))(torch.ones(2)).tolist() == [-1, -1]
+
+
+GAIN = """<ir_version: 10, opset_import: ["": 21, "tests.extension.gain": 1]>
+    agraph (float[2] x) => (float[2] y) { y = tests.extension.gain.Gain<start = 2.0>(x) }"""
+
+
+def gain_class(**members: Any) -> type[nn.Module]:
+    class Gain(nn.Module):
+        def __init__(self, *, start: float = 1.0) -> None:
+            super().__init__()
+            self.start = start
+            self.gain = nn.Parameter(torch.tensor(start))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x * self.gain
+
+    for name, member in members.items():
+        setattr(Gain, name, member)
+    return qt.register_op("tests.extension.gain", "Gain")(Gain)
+
+
+def test_what_a_module_learned_is_not_lost_silently() -> None:
+    gain_class()
+    module = qt.import_model(parser.parse_model(GAIN))
+    assert qt.import_model(qt.export_qonnx(module))(torch.ones(2)).tolist() == [2, 2]
+    with torch.no_grad():
+        next(module.parameters()).fill_(5)
+    with pytest.raises(ExportError, match=r"Gain-1\) holds gain, which its attributes do not give"):
+        qt.export_qonnx(module)
+
+
+def test_what_a_module_learned_can_be_its_attributes() -> None:
+    gain_class(onnx_attributes=lambda self: {"start": self.gain.item()})
+    module = qt.import_model(parser.parse_model(GAIN))
+    with torch.no_grad():
+        next(module.parameters()).fill_(5)
+    assert qt.import_model(qt.export_qonnx(module))(torch.ones(2)).tolist() == [5, 5]
+
+
+def test_a_module_that_forgets_its_argument_is_named() -> None:
+    @qt.register_op("tests.extension.forgets", "Forgets")
+    class Forgets(nn.Module):
+        def __init__(self, *, n: int = 6) -> None:
+            super().__init__()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x
+
+    text = """<ir_version: 10, opset_import: ["": 21, "tests.extension.forgets": 1]>
+        agraph (float[2] x) => (float[2] y) { y = tests.extension.forgets.Forgets(x) }"""
+    with pytest.raises(TypeError, match=r"Forgets must keep its argument 'n' as self\.n"):
+        qt.import_model(parser.parse_model(text))

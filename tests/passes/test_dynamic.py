@@ -594,7 +594,7 @@ def test_named_dimensions_must_be_dynamic_and_unnamed_ones_may() -> None:
     text = f"agraph ({inputs}) => (float[A, B, C] u) {{ u = Add(x, z) }}"
     model = parser.parse_model(f'<ir_version: 10, opset_import: ["" : 18]>\n{text}')
     model.graph.input[0].type.tensor_type.shape.dim[2].ClearField("dim_param")
-    shapes = qt.dynamic_shapes(qt.import_model(model))
+    shapes = qt.dynamic_shapes(qt.import_model(model), *(torch.zeros(s) for s in ((2, 3, 4), 3, (), ())))
     assert shapes == ({0: Dim.DYNAMIC, 2: Dim.AUTO}, {}, {}, {})
 
 
@@ -607,6 +607,29 @@ def test_a_fixed_batch_is_static_until_it_is_made_dynamic() -> None:
     assert program.module()(torch.zeros(7, 3)).shape == (7, 3)
 
 
+def test_example_inputs_tell_what_is_not_declared() -> None:
+    text = """agraph (seq(float[N, 2]) s, float[N, 2] x) => (float[M, 2] y)
+        { c = ConcatFromSequence<axis = 0>(s) y = Concat<axis = 0>(c, x) }"""
+    module = qt.import_model(parser.parse_model(f'<ir_version: 10, opset_import: ["" : 18]>\n{text}'))
+    with pytest.raises(UnsupportedModelError, match="no shape of the input 's': give example inputs"):
+        qt.dynamic_shapes(module)
+    example = ([torch.ones(2, 2), torch.ones(4, 2)], torch.ones(3, 2))
+    shapes = qt.dynamic_shapes(module, *example)
+    assert shapes == ([{0: Dim.AUTO, 1: Dim.AUTO}] * 2, {0: Dim.DYNAMIC})
+    program = torch.export.export(module, example, dynamic_shapes=shapes)
+    assert program.module()([torch.ones(5, 2), torch.ones(6, 2)], torch.ones(7, 2)).shape == (18, 2)
+
+
+def test_an_erased_input_has_no_shapes() -> None:
+    text = "agraph (float[N, 2] a, float[1, M] b) => (float[N, M] y) { y = Add(a, b) }"
+    module = qt.import_model(parser.parse_model(f'<ir_version: 10, opset_import: ["" : 18]>\n{text}'))
+    a, b = (node for node in module.graph.nodes if node.op == "placeholder")
+    a.replace_all_uses_with(b)
+    module.graph.erase_node(a)
+    module.recompile()
+    assert qt.dynamic_shapes(module) == ({1: Dim.DYNAMIC},)
+
+
 def test_a_module_of_unknown_origin_is_refused() -> None:
-    with pytest.raises(UnsupportedModelError, match="declared shapes"):
+    with pytest.raises(UnsupportedModelError, match="no shape of the input"):
         qt.dynamic_shapes(torch.fx.symbolic_trace(nn.ReLU()))
