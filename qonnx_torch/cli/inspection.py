@@ -140,12 +140,19 @@ def _quantizers(
     model: ModelProto, sets: OperatorSets, constants: dict[str, TensorProto]
 ) -> list[dict[str, Any]]:
     groups: Counter[tuple[tuple[str, Any], ...]] = Counter()
+    weights = constants | {
+        node.output[0]: constants[node.input[0]]
+        for node in model.graph.node
+        if node.op_type == "Clip" and node.input[0] in constants
+    }
     for node in model.graph.node:
         domain = sets.domain(node)
         if domain == QONNX_DOMAIN and node.op_type in _QUANTIZERS:
             groups[tuple(_quantizer(node, constants).items())] += 1
         elif domain == "" and node.op_type == "QuantizeLinear":
             groups[tuple(_quantize_linear(node, constants).items())] += 1
+        elif domain == "" and node.op_type == "DequantizeLinear" and node.input[0] in weights:
+            groups[tuple(_quantize_linear(node, constants, weights[node.input[0]]).items())] += 1
     return [dict(group) | {"count": count} for group, count in groups.most_common()]
 
 
@@ -207,9 +214,13 @@ def _rounding(attributes: dict[str, Any], op_type: str) -> str:
         return f"{text} (unknown)"
 
 
-def _quantize_linear(node: NodeProto, constants: dict[str, TensorProto]) -> dict[str, Any]:
+def _quantize_linear(
+    node: NodeProto, constants: dict[str, TensorProto], integers: TensorProto | None = None
+) -> dict[str, Any]:
+    """Returns the row of a QuantizeLinear, or of a DequantizeLinear of constant integers."""
     zero = constants.get(node.input[2]) if len(node.input) > 2 and node.input[2] else None
-    kind = TensorProto.DataType.Name(zero.data_type).lower() if zero is not None else "uint8"
+    typed = zero if integers is None else integers
+    kind = TensorProto.DataType.Name(typed.data_type).lower() if typed is not None else "uint8"
     row: dict[str, Any] = {
         "type": node.op_type,
         "bits": kind,

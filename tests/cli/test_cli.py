@@ -331,6 +331,14 @@ def test_info_reads_every_model(path: Path, capsys: pytest.CaptureFixture[str]) 
     assert main(["info", str(path)]) == 0
 
 
+def test_info_counts_the_quantizers_of_other_dialects(capsys: pytest.CaptureFixture[str]) -> None:
+    """Three QuantizeLinear, and the integers of three weights (two of them clipped) and a bias."""
+    assert main(["info", str(MODELS / "brevitas_mlp_qcdq.onnx")]) == 0
+    out = capsys.readouterr().out
+    assert "7 quantizers" in out
+    assert "2 DequantizeLinear: int8, scale per channel (12), ROUND" in out
+
+
 def test_info_lists_unsupported_nodes_and_old_domains(
     tmp_path: Path, make_model: Make, capsys: pytest.CaptureFixture[str]
 ) -> None:
