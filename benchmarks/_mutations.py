@@ -349,6 +349,104 @@ def change_nodes(model: ModelProto, dice: random.Random) -> None:
             model.graph.node.append(node)
 
 
+_SIZED = [
+    "Loop",
+    "Expand",
+    "Tile",
+    "ConstantOfShape",
+    "Range",
+    "Pad",
+    "Resize",
+    "Upsample",
+    "OneHot",
+    "Split",
+    "Reshape",
+    "TopK",
+    "RandomUniform",
+    "Slice",
+    "Gather",
+    "Scan",
+    "HannWindow",
+    "Squeeze",
+]
+_LARGE = [7, 64, 4096, 60_000, 1 << 16, 1 << 20, 1 << 28, 1 << 31, 1 << 40, 1 << 62]
+
+
+def enlarge_constants(model: ModelProto, dice: random.Random) -> None:
+    """Lets constants that say how large or how often something is say that it is huge."""
+    graphs = _graphs(model)
+    if dice.random() < 0.5:
+        _insert_sized(dice.choice(graphs), dice)
+    nodes = [node for graph in graphs for node in graph.node]
+    read = {name for node in nodes if node.op_type in _SIZED for name in node.input}
+    tensors = [t for graph in graphs for t in graph.initializer if t.name in read]
+    constants = [n for n in nodes if n.op_type == "Constant" and n.output and n.output[0] in read]
+    tensors += [a.t for node in constants for a in node.attribute if a.HasField("t")]
+    for tensor in tensors:
+        if dice.random() < 0.5 and len(tensor.dims) <= 1 and sum(tensor.dims) <= 64:
+            count = sum(tensor.dims) if tensor.dims else 1
+            number = dice.choice(_LARGE)
+            numbers = [dice.choice([1, number, dice.choice(_LARGE)]) for _ in range(count)]
+            if tensor.data_type not in (TensorProto.INT64, TensorProto.DOUBLE, TensorProto.FLOAT):
+                numbers = [min(n, 127) for n in numbers]
+            tensor.CopyFrom(helper.make_tensor(tensor.name, tensor.data_type, tensor.dims, numbers))
+
+
+def _insert_sized(graph: GraphProto, dice: random.Random) -> None:
+    """Puts a node of a size, or number of rounds, that a constant tells between a value and its reader."""
+    node = dice.choice(graph.node)
+    slot = dice.randrange(len(node.input))
+    value, name = node.input[slot], f"sized_{len(graph.node)}"
+    op_type = dice.choice(["Expand", "Tile", "Loop"])
+    rank = 0 if op_type == "Loop" else dice.randrange(1, 5)
+    numbers = [dice.choice([1, 1, dice.choice(_LARGE)]) for _ in range(rank or 1)]
+    sizes = helper.make_tensor(f"{name}_by", TensorProto.INT64, [rank] if rank else [], numbers)
+    graph.initializer.append(sizes)
+    if op_type == "Loop":
+        sized = helper.make_node("Loop", [sizes.name, "", value], [name], body=_endless(dice))
+    else:
+        sized = helper.make_node(op_type, [value, sizes.name], [name])
+    node.input[slot] = name
+    graph.node.append(sized)  # the order of nodes does not matter
+
+
+def _endless(dice: random.Random) -> GraphProto:
+    """Returns a loop's body that never says that it is enough."""
+    kinds = {"i": TensorProto.INT64, "c": TensorProto.BOOL, "a": TensorProto.FLOAT}
+    nodes = [helper.make_node("Identity", ["c"], ["going"])]
+    if dice.random() < 0.5:
+        nodes.append(helper.make_node("Add", ["a", "a"], ["b"]))
+    else:
+        numbers = [dice.choice(_LARGE), dice.choice(_LARGE)]
+        sizes = helper.make_tensor("", TensorProto.INT64, [2], numbers)
+        nodes.append(helper.make_node("Constant", [], ["sizes"], value=sizes))
+        nodes.append(helper.make_node("Expand", [dice.choice(["i", "c", "a"]), "sizes"], ["b"]))
+    inputs = [helper.make_tensor_value_info(n, t, None if n == "a" else []) for n, t in kinds.items()]
+    outputs = [helper.make_tensor_value_info("going", TensorProto.BOOL, [])]
+    outputs.append(helper.make_tensor_value_info("b", TensorProto.FLOAT, None))
+    return helper.make_graph(nodes, "body", inputs, outputs)
+
+
+def repeat_nodes(model: ModelProto, dice: random.Random) -> None:
+    """Puts a node many times behind itself; all read the same constants."""
+    graph = dice.choice(_graphs(model))
+    node = dice.choice(graph.node)
+    times = dice.choice([2, 30, 300, 2000])
+    if not (node.input and node.output) or node.ByteSize() * times > 1 << 20:
+        return
+    given, result = node.input[0], node.output[0]
+    for i in range(times):
+        copy = _copied(node)
+        copy.input[0] = given
+        if i < times - 1:
+            for k, name in enumerate(node.output):
+                copy.output[k] = f"{name}_again_{i}" if name else ""
+        given = copy.output[0]
+        graph.node.append(copy)
+    graph.node.remove(node)
+    assert given == result
+
+
 ON_BYTES = [flip_bits, set_bytes, truncate, cut_out, repeat_part, splice, append_other, break_text]
 ON_MODELS = [
     change_fields,
@@ -358,6 +456,8 @@ ON_MODELS = [
     change_tensors,
     change_versions,
     change_nodes,
+    enlarge_constants,
+    repeat_nodes,
 ]
 NAMES = [f.__name__ for f in (*ON_MODELS, *ON_BYTES)]
 

@@ -1,9 +1,10 @@
 """What the importer makes of broken and hostile files: thousands of mutations of real and of small models.
 
 Every file must be imported, or refused with InvalidModelError or UnsupportedModelError; no other exception,
-no crash of the interpreter, no hang, no memory out of proportion. Six in ten files are imported as bytes, the
-others as a ModelProto, by a path (with external data beside it), and with batch="dynamic". What was imported
-is then called with zeros: torch may refuse that (another contract), but the interpreter must stay alive.
+no crash of the interpreter, no hang, no memory out of proportion. Four in ten files are imported as bytes,
+three with batch="dynamic", the others as a ModelProto and by a path (with external data beside it). What was
+imported is then called with zeros: torch may refuse that (another contract), but the interpreter must stay
+alive.
 
     python benchmarks/fuzz.py [--files 10000] [--seed 0] [--save FOLDER] [--only N]     or: make fuzz
 
@@ -87,7 +88,7 @@ def reset_peak() -> int:
 
 def import_one(content: bytes, number: int, folder: Path) -> tuple[str, str, Any]:
     try:
-        if number % 10 == 6:
+        if number % 10 in (4, 5, 6):
             return "imported", "", qt.import_model(content, batch="dynamic")
         if number % 10 == 7:
             (folder / "model.onnx").write_bytes(content)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, MutableSequence, Sequence
 from typing import Any
 
 import torch
@@ -24,13 +24,16 @@ from qonnx_torch.passes.shapes import FakeInterpreter, InputSpec, declared_input
 from qonnx_torch.provenance import value_names
 
 from .builder import build
+from .constants import is_constant
 from .dialects import OperatorSets
+from .qdq.graph import Names
 from .tensors import TensorStore
+from .trial import require_samples_apart
 
 __all__ = ["rebatch"]
 
 _FACTOR = 3
-_MOST_ELEMENTS = 1 << 28  # of an input
+_MOST_ELEMENTS = 1 << 26  # of an input
 
 
 def rebatch(model: ModelProto, batch: int | str, tensors: TensorStore) -> ModelProto:
@@ -47,7 +50,7 @@ def rebatch(model: ModelProto, batch: int | str, tensors: TensorStore) -> ModelP
         UnsupportedModelError: the batch cannot be told apart from other dimensions somewhere; the message
             names the node.
     """
-    module = build(model, tensors)
+    module = _build(model, tensors)
     specs = declared_inputs(module) or []
     batched = _batched_inputs(specs)
     if not batched:
@@ -57,21 +60,37 @@ def rebatch(model: ModelProto, batch: int | str, tensors: TensorStore) -> ModelP
     _require_moderate_inputs(specs)
     opset = OperatorSets(model).versions[""]
     problem: QonnxTorchError | None = None
-    for merge_forward in (True, False):
+    try:
         reference = _run(module, specs, batched, size, 1)
+    except UnsupportedModelError as error:
+        raise _refused(error) from None
+    for merge_forward in (True, False):
         finder = _FrozenConstants(module, reference, opset, merge_forward=merge_forward)
         try:
             grown = _run(module, specs, batched, size, _FACTOR, finder)
             _require_growth(module, reference, grown)
             result = _rewritten(model, module, finder.changes)
             _set_batch(result, {specs[i].name for i in batched}, batch, reference, grown, module)
-            _require_samples_apart(build(result, tensors), specs, batched)
+            require_samples_apart(_build(result, tensors), specs, batched, tensors.room())
             return result
         except QonnxTorchError as error:
             problem = problem or error
         if not finder.ambiguous:
             break  # the other reading is the same
-    raise UnsupportedModelError(f"the batch size cannot be changed; use batch='keep' ({problem})")
+    assert problem is not None
+    raise _refused(problem)
+
+
+def _build(model: ModelProto, tensors: TensorStore) -> fx.GraphModule:
+    """Returns the module of a model; its copies of constants are not counted, since it does not stay."""
+    before = tensors.copied
+    module = build(model, tensors)
+    tensors.copied = before
+    return module
+
+
+def _refused(problem: QonnxTorchError) -> UnsupportedModelError:
+    return UnsupportedModelError(f"the batch size cannot be changed; use batch='keep' ({problem})")
 
 
 def _batched_inputs(specs: Sequence[InputSpec]) -> list[int]:
@@ -240,85 +259,6 @@ def _require_growth(module: fx.GraphModule, reference: dict[fx.Node, Any], grown
             raise UnsupportedModelError(f"output {node.name} of shape {before} becomes {after}")
 
 
-def _require_samples_apart(
-    module: fx.GraphModule, specs: Sequence[InputSpec], batched: Sequence[int]
-) -> None:
-    """Refuses a model in which samples of one batch change each other, or are lost.
-
-    1. A sample beside another gives the very bits that it gives beside a third: the same kernels run.
-    2. It gives nearly what it gives alone. Other kernels may flip a rounding here and there, so the distance
-       is compared with that between two samples.
-    3. An output that does not grow with the batch is the same for every sample.
-    """
-    generator = torch.Generator().manual_seed(0)
-
-    def sample(size: float) -> list[torch.Tensor]:
-        values = []
-        for i, spec in enumerate(specs):
-            dims = [d if isinstance(d, int) else 1 for d in spec.shape or ()]
-            dims = [1, *dims[1:]] if i in batched else dims
-            value = torch.randn(dims, generator=generator) * size
-            values.append(value if spec.dtype is torch.float32 else (value > 0).to(spec.dtype))
-        return values
-
-    first, second, third = sample(1.0), sample(3.0), sample(100.0)
-
-    def beside(other: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        pairs = enumerate(zip(first, other, strict=True))
-        return [torch.cat([a, b]) if i in batched else a for i, (a, b) in pairs]
-
-    second = [x if i in batched else first[i] for i, x in enumerate(second)]
-    with torch.no_grad():
-        try:
-            runs = [module(*inputs) for inputs in (beside(second), beside(third), first, second)]
-        except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
-            reason = str(error).partition("\n")[0]
-            raise UnsupportedModelError(f"it does not run with two samples: {reason}") from None
-    for i, outputs in enumerate(_zip_outputs(*runs)):
-        if not all(isinstance(output, torch.Tensor) for output in outputs):
-            raise UnsupportedModelError(f"output {i} is no tensor")
-        if not _are_apart(*(_comparable(output) for output in outputs)):
-            raise UnsupportedModelError(f"in output {i} the samples of a batch change each other")
-
-
-def _comparable(tensor: torch.Tensor) -> torch.Tensor:
-    """Returns a tensor of a dtype in which torch compares and subtracts."""
-    tensor = torch.view_as_real(tensor) if tensor.is_complex() else tensor
-    return tensor.float() if tensor.is_floating_point() and tensor.itemsize == 1 else tensor
-
-
-def _are_apart(pair: torch.Tensor, other: torch.Tensor, one: torch.Tensor, two: torch.Tensor) -> bool:
-    """Whether an output for two samples has, for each, what it is for that one alone."""
-    if len({t.dim() for t in (pair, other, one, two)}) > 1:
-        return False
-    axes = [a for a, (p, q) in enumerate(zip(one.shape, pair.shape, strict=True)) if p != q]
-    if not axes:
-        return _same(one, two) and _same(pair, one)
-    half, rest = one.shape[axes[0]], [n for a, n in enumerate(one.shape) if a != axes[0]]
-    for t, parts in ((two, 1), (pair, 2), (other, 2)):
-        if t.shape[axes[0]] != parts * half or [n for a, n in enumerate(t.shape) if a != axes[0]] != rest:
-            return False
-    own, again = (t.narrow(axes[0], 0, half) for t in (pair, other))
-    expected = torch.cat([one, two], axes[0])
-    smallest = 1e-5 * float(torch.nan_to_num(expected.double()).abs().sum().detach())
-    near = _distance(pair, expected) <= max(0.05 * _distance(one, two), smallest)
-    return near and _same(own, again)
-
-
-def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
-    return torch.equal(torch.isnan(a), torch.isnan(b)) and torch.equal(
-        torch.nan_to_num(a), torch.nan_to_num(b)
-    )
-
-
-def _distance(a: torch.Tensor, b: torch.Tensor) -> float:
-    return float(torch.nan_to_num(a.double() - b.double(), nan=0.0).abs().sum().detach())
-
-
-def _zip_outputs(*results: Any) -> Iterator[tuple[torch.Tensor, ...]]:
-    yield from zip(*(r if isinstance(r, tuple) else (r,) for r in results), strict=True)
-
-
 def _rewritten(
     model: ModelProto, module: fx.GraphModule, changes: dict[fx.Node, tuple[str, Any]]
 ) -> ModelProto:
@@ -326,6 +266,8 @@ def _rewritten(
     result = ModelProto()
     result.CopyFrom(model)
     uses = Counter(n for node in result.graph.node for n in reads(node))
+    names = Names(result)
+    constants = {i.name: i for i in result.graph.initializer}
     for fx_node, (what, value) in changes.items():
         node = result.graph.node[fx_node.meta["onnx"].index]
         if what == "axis":
@@ -337,7 +279,7 @@ def _rewritten(
                 axes, value = value
                 _set_attribute(node, "axes", list(axes))
             inputs = [node.input[0], *[""] * (slot - 1)]
-            name = _fresh(result, f"{node.output[0]}_{what}")
+            name = names.fresh(f"{node.output[0]}_{what}")
             dtype = torch.float32 if what == "scales" else torch.int64
             result.graph.initializer.append(
                 numpy_helper.from_array(torch.tensor(value, dtype=dtype).numpy(), name)
@@ -347,12 +289,12 @@ def _rewritten(
             continue
         tensor = numpy_helper.from_array(torch.tensor(value, dtype=torch.int64).numpy())
         old = node.input[1]
-        known = next((i for i in result.graph.initializer if i.name == old), None)
+        known = constants.get(old)
         if known is not None and uses[old] == 1:
             tensor.name = old
             known.CopyFrom(tensor)
         else:
-            tensor.name = node.input[1] = _fresh(result, f"{node.output[0]}_shape")
+            tensor.name = node.input[1] = names.fresh(f"{node.output[0]}_shape")
             result.graph.initializer.append(tensor)
     _drop_unused_constants(result, before=uses)
     return result
@@ -362,21 +304,14 @@ def _drop_unused_constants(model: ModelProto, before: Counter[str]) -> None:
     """Removes the constants that only the rewritten nodes used."""
     used = {n for node in model.graph.node for n in reads(node)} | {o.name for o in model.graph.output}
     stale = {name for name in before if name not in used}
-    for initializer in [i for i in model.graph.initializer if i.name in stale]:
-        model.graph.initializer.remove(initializer)
-    for value in [v for v in model.graph.input if v.name in stale]:
-        model.graph.input.remove(value)  # old files list initializers among the inputs
-    for node in [n for n in model.graph.node if n.op_type == "Constant" and n.output[0] in stale]:
-        model.graph.node.remove(node)
+    for values in (model.graph.initializer, model.graph.input):  # old files list initializers in both
+        _delete(values, [v.name in stale for v in values])
+    _delete(model.graph.node, [is_constant(n) and n.output[0] in stale for n in model.graph.node])
 
 
-def _fresh(model: ModelProto, name: str) -> str:
-    taken = {i.name for i in model.graph.initializer} | {o for n in model.graph.node for o in n.output}
-    candidate, count = name, 0
-    while candidate in taken:
-        count += 1
-        candidate = f"{name}_{count}"
-    return candidate
+def _delete(values: MutableSequence[Any], which: Sequence[bool]) -> None:
+    for position in reversed([i for i, gone in enumerate(which) if gone]):
+        del values[position]
 
 
 def _set_attribute(node: NodeProto, name: str, value: int | list[int]) -> None:

@@ -10,11 +10,17 @@ from onnx import AttributeProto, NodeProto, TensorProto, helper
 
 from qonnx_torch.errors import InvalidModelError, UnsupportedModelError, quoted
 from qonnx_torch.ops import as_python
-from qonnx_torch.ordering import label
+from qonnx_torch.ordering import is_constant, label
 
 from .tensors import TensorStore, element_count
 
-__all__ = ["Constant", "constant_value", "is_constant"]
+__all__ = ["TRAINED_TYPES", "Constant", "constant_value", "is_constant"]
+
+TRAINED_TYPES = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
+"""Element types of initializers that are parameters: floats fine enough for the steps of a training.
+
+The values of narrower ones lie on a grid, which a step leaves; torch has no sum of gradients in most of them.
+"""
 
 _MOST_NUMBERS = 1 << 16
 
@@ -68,11 +74,6 @@ _ATTRIBUTE_TYPES = {
     "value_int": AttributeProto.INT,
     "value_ints": AttributeProto.INTS,
 }
-
-
-def is_constant(node: NodeProto) -> bool:
-    """Returns whether a node is ai.onnx's Constant."""
-    return node.op_type == "Constant" and node.domain in ("", "ai.onnx")
 
 
 def constant_value(node: NodeProto) -> TensorProto:

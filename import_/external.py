@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import bisect
 import os
 import stat
+from collections import defaultdict
 from pathlib import Path
 
 import torch
@@ -11,7 +13,8 @@ from onnx import TensorProto
 
 from qonnx_torch.errors import InvalidModelError, quoted
 
-from .tensors import Mapped, byte_count
+from .data import Copied, Mapped
+from .tensors import byte_count
 
 __all__ = ["ExternalFiles"]
 
@@ -26,10 +29,11 @@ class ExternalFiles:
     def __init__(self, model: Path) -> None:
         self._folder = model.parent
         self._roots = {Path(os.path.realpath(model.parent)), Path(os.path.realpath(model)).parent}
-        self._mapped: dict[str, torch.Tensor] = {}
+        self._mapped: dict[Path, torch.Tensor] = {}
+        self._given: dict[Path, list[tuple[int, int]]] = defaultdict(list)
 
-    def find(self, tensor: TensorProto, kind: str, name: str) -> Mapped:
-        """Returns where a tensor's data lie.
+    def find(self, tensor: TensorProto, kind: str, name: str) -> Mapped | Copied:
+        """Returns where a tensor's data lie; they are copied where another's lie there, in part at least.
 
         Args:
             tensor: a message that says so in `external_data`.
@@ -48,7 +52,7 @@ class ExternalFiles:
             given = _number(entries["length"], "length") if "length" in entries else length
             if given != length:
                 raise ValueError(f"it is {given} bytes long, but shape and type ask for {length}")
-            file = self._map(location)
+            path, file = self._map(location)
             if offset + length > file.numel():
                 raise ValueError(f"{length} bytes from {offset} on are not in a file of {file.numel()} bytes")
         except (OSError, ValueError, RuntimeError) as error:
@@ -57,21 +61,33 @@ class ExternalFiles:
                 f"the external data {quoted(location)} of {kind} {quoted(name)} cannot be used: "
                 f"{reason or str(error).partition(chr(10))[0]}"
             ) from None
-        return Mapped(file, offset, length)
+        found = Mapped(file, offset, length)
+        return found if self._take(path, offset, offset + length) else Copied(found)
 
-    def _map(self, location: str) -> torch.Tensor:
-        """Returns a file as bytes: a private mapping that keeps no file open."""
-        if location not in self._mapped:
-            path = self._path(location)
+    def _take(self, path: Path, start: int, end: int) -> bool:
+        """Notes a part of a file as one tensor's own; returns whether it is."""
+        given = self._given[path]  # without overlaps, in order
+        place = bisect.bisect(given, (start, end))
+        before, after = given[max(place - 1, 0) : place], given[place : place + 1]
+        if start < end and (any(e > start for _, e in before) or any(s < end for s, _ in after)):
+            return False
+        if start < end:
+            given.insert(place, (start, end))
+        return True
+
+    def _map(self, location: str) -> tuple[Path, torch.Tensor]:
+        """Returns where a file is, and its bytes: a private mapping that keeps no file open."""
+        path = self._path(location)
+        if path not in self._mapped:
             status = path.stat()
             if not stat.S_ISREG(status.st_mode):
                 raise ValueError("it is no ordinary file")
-            self._mapped[location] = (
+            self._mapped[path] = (
                 torch.from_file(str(path), shared=False, size=status.st_size, dtype=torch.uint8)
                 if status.st_size
                 else torch.empty(0, dtype=torch.uint8)
             )
-        return self._mapped[location]
+        return path, self._mapped[path]
 
     def _path(self, location: str) -> Path:
         if not location:

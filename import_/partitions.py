@@ -12,7 +12,8 @@ from qonnx_torch.errors import InvalidModelError, UnsupportedModelError, quoted
 from qonnx_torch.ordering import label, subgraphs
 from qonnx_torch.registry import QONNX_DOMAIN, canonical_domain
 
-from .reading import read_model
+from .reading import open_model, tensors_of
+from .tensors import TensorStore
 
 __all__ = ["inline_partitions"]
 
@@ -21,11 +22,12 @@ _DEEPEST = 100
 _MOST_NODES = 1_000_000
 
 
-def inline_partitions(model: ModelProto, folder: Path | None) -> None:
+def inline_partitions(model: ModelProto, folder: Path | None, tensors: TensorStore) -> None:
     """Puts the graphs of the models that GenericPartition nodes name in place of the nodes.
 
     The node's inputs and outputs stand for the partition's, by position; its other values, its initializers
-    and its nodes get the node's name in front. Partitions may have partitions.
+    and its nodes get the node's name in front. Partitions may have partitions. In subgraphs it is the same,
+    but that the initializers go into the main graph, where all subgraphs find them.
 
     A partition is read from the model's own folder only: at the path that the node has, or, since QONNX
     writes absolute paths, under the same file name beside the model. Links out of the folder do not count.
@@ -33,17 +35,25 @@ def inline_partitions(model: ModelProto, folder: Path | None) -> None:
     Args:
         model: changed in place.
         folder: where the model lies; None for one that came as bytes.
+        tensors: the data of its large tensors; those of the partitions are added.
 
     Raises:
         UnsupportedModelError: a partition that is not in the folder, or is written for another operator set;
-            more than a thousand partitions, or than a million nodes in all.
+            more than a thousand partitions, or than a million nodes in all; copies of one that are many
+            times the files' bytes.
         InvalidModelError: a partition that cannot be read, has other inputs or outputs than its node, or
             contains itself.
 
     Source: QONNX 1.0.0, operator GenericPartition.
     """
-    if any(_is_partition(node) for node in model.graph.node):
-        _Inliner(model, folder).run()
+    if _has_partitions(model.graph):
+        _Inliner(model, folder, tensors).run()
+
+
+def _has_partitions(graph: GraphProto) -> bool:
+    return any(
+        _is_partition(node) or any(map(_has_partitions, subgraphs(node).values())) for node in graph.node
+    )
 
 
 def _is_partition(node: NodeProto) -> bool:
@@ -51,21 +61,30 @@ def _is_partition(node: NodeProto) -> bool:
 
 
 class _Inliner:
-    def __init__(self, model: ModelProto, folder: Path | None) -> None:
+    def __init__(self, model: ModelProto, folder: Path | None, tensors: TensorStore) -> None:
         self.model = model
+        self.tensors = tensors
         self.folder = None if folder is None else Path(os.path.realpath(folder))
         self.taken = set(_names(model.graph))
         self.count = 0
         self.read: dict[Path, ModelProto] = {}
+        self.sizes: dict[Path, int] = {}
 
     def run(self) -> None:
-        nodes = self._expanded(list(self.model.graph.node), ())
-        del self.model.graph.node[:]
-        self.model.graph.node.extend(nodes)
+        self._expand(self.model.graph, ())
+
+    def _expand(self, graph: GraphProto, within: tuple[Path, ...]) -> None:
+        """Inlines the partitions of a graph and its subgraphs, in place."""
+        nodes = self._expanded(list(graph.node), within)
+        del graph.node[:]
+        graph.node.extend(nodes)
 
     def _expanded(self, nodes: list[NodeProto], within: tuple[Path, ...]) -> list[NodeProto]:
         result: list[NodeProto] = []
         for node in nodes:
+            for inner in subgraphs(node).values():
+                if _has_partitions(inner):
+                    self._expand(inner, within)
             if _is_partition(node):
                 path = self._locate(node)
                 if path in within:
@@ -102,12 +121,18 @@ class _Inliner:
         self.count += 1
         if self.count > _MOST_PARTITIONS:
             raise UnsupportedModelError(f"more than {_MOST_PARTITIONS} partitions")
-        if path not in self.read:
-            self.read[path] = read_model(path)
+        is_first = path not in self.read
+        if is_first:
+            self.read[path] = open_model(path, self.tensors)[0]
+            self.sizes[path] = self.read[path].ByteSize()
         child = self.read[path]
         self._check_opsets(node, child)
         graph = GraphProto()
+        if not is_first:
+            self.tensors.charge(self.sizes[path], f"node {label(node)}: its partition")
         graph.CopyFrom(child.graph)
+        for tensor in () if is_first else tensors_of(graph):
+            self.tensors.again(tensor, f"node {label(node)}: its partition")
         values, prefix = self._new_names(node, graph)
         # What a partition only passes on has no node that could take the outer name.
         passed = {i.name for i in graph.input} | {i.name for i in graph.initializer}

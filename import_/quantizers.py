@@ -8,6 +8,7 @@ import torch
 from onnx import NodeProto
 from torch import fx
 
+from qonnx_torch.errors import quoted
 from qonnx_torch.names import identifier
 from qonnx_torch.registry import Operator
 
@@ -29,7 +30,8 @@ def quantizer_call(
 
     Args:
         scope: the graph under construction.
-        named: path -> class and attributes of the quantizers whose constants are called after that path.
+        named: path -> class and attributes of the quantizers that stand at the path that their constants are
+            called after, and own all of them.
         form: the node's inputs and attributes.
         operator: what it computes.
         module_class: the quantizer's class.
@@ -37,9 +39,10 @@ def quantizer_call(
     """
     common = _common_path(scope, form, module_class)
     x = scope.tensor(form.inputs[0])
-    if common is not None and named.get(common) == (module_class, form.attributes):
+    owns_all = all(value in scope.constants for value in form.inputs[1:])
+    if owns_all and common is not None and named.get(common) == (module_class, form.attributes):
         return scope.graph.call_module(common, (x,))
-    if common in named:
+    if common is not None and not scope.is_free(common):
         common = None
     name = common or identifier(proto.name or proto.output[0], scope.module_names, operator.op_type)
     owned: dict[str, torch.Tensor | None] = {}
@@ -47,7 +50,9 @@ def quantizer_call(
     for parameter, value in zip(module_class.parameter_names, form.inputs[1:], strict=True):
         constant = scope.quantizer_constant(value, f"{name}.{parameter}")
         if constant is not None:
-            owned[parameter] = constant.tensor().clone()
+            tensor = constant.tensor()
+            constant.tensors.charge(tensor.nbytes, f"its {parameter} {quoted(constant.name)}")
+            owned[parameter] = tensor.clone()
             args.append(None)
         else:
             owned[parameter] = None

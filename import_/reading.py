@@ -8,19 +8,21 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from google.protobuf.message import DecodeError, EncodeError
-from onnx import AttributeProto, GraphProto, ModelProto, TensorProto
+from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, SparseTensorProto, TensorProto
 
 from qonnx_torch.errors import InvalidModelError, UnsupportedModelError, quoted
 
 from .constants import is_constant
+from .data import Copied, InBytes, InFile, identity
 from .dialects import check_versions
 from .external import ExternalFiles
 from .outline import outline
 from .skeleton import copy_without_data
-from .tensors import LARGE, InBytes, InFile, TensorStore, identity
+from .sparse import make_dense
+from .tensors import LARGE, TensorStore
 from .texts import require_text
 
-__all__ = ["ModelSource", "open_model", "read_model"]
+__all__ = ["ModelSource", "open_model", "read_model", "tensors_of"]
 
 ModelSource = ModelProto | bytes | str | os.PathLike[str]
 
@@ -28,18 +30,22 @@ _DEEPEST = 32  # graphs within graphs; protobuf writes no deeper ones
 _WORTH_AN_OUTLINE = 1 << 20
 
 
-def open_model(source: ModelSource) -> tuple[ModelProto, TensorStore]:
+def open_model(source: ModelSource, tensors: TensorStore | None = None) -> tuple[ModelProto, TensorStore]:
     """Returns the model of a file, serialized bytes or a ModelProto, and the data of its large tensors.
 
     The model is a copy that the caller may change. Large initializers and Constant nodes in it have no data;
     the store has them, or knows where they lie.
+
+    Args:
+        source: the model.
+        tensors: the store; a new one where absent.
 
     Raises:
         InvalidModelError: no such file, no ONNX protobuf, no graph, names that are no text, or unusable
             external data, or operator set versions that cannot be.
         UnsupportedModelError: graphs nested deeper than protobuf itself allows.
     """
-    tensors = TensorStore()
+    tensors = tensors or TensorStore()
     path: Path | None = None
     if isinstance(source, ModelProto):
         model, name = _copied(source, tensors), "the model"
@@ -51,10 +57,12 @@ def open_model(source: ModelSource) -> tuple[ModelProto, TensorStore]:
     if not model.HasField("graph") or not model.graph.output:
         raise InvalidModelError(f"{name}: not an ONNX model (it holds no graph with outputs)")
     if path is not None or isinstance(source, bytes):
-        _require_shallow(model.graph)
+        _require_shallow(model)
         require_text(model, name)
+    tensors.add_bytes(model.ByteSize())
     check_versions(model)
     _find_external_data(model, name, path, tensors)
+    make_dense(model, tensors)
     return model, tensors
 
 
@@ -71,7 +79,7 @@ def read_model(source: ModelSource) -> ModelProto:
 
 
 def _copied(source: ModelProto, tensors: TensorStore) -> ModelProto:
-    _require_shallow(source.graph)
+    _require_shallow(source)
     require_text(source, "the model")
     try:
         return copy_without_data(source, tensors)
@@ -132,9 +140,9 @@ def _parse(content: bytes, name: str) -> ModelProto:
     return model
 
 
-def _require_shallow(graph: GraphProto) -> None:
+def _require_shallow(model: ModelProto) -> None:
     """Refuses nesting that recursion could not follow; protobuf's own limit does so for what it reads."""
-    level = [graph]
+    level: list[GraphProto | FunctionProto] = [model.graph, *model.functions]
     for _ in range(_DEEPEST):
         nodes = (node for outer in level for node in outer.node)
         level = [inner for node in nodes for attribute in node.attribute for inner in _graphs(attribute)]
@@ -163,6 +171,8 @@ def _find_external_data(model: ModelProto, name: str, path: Path | None, tensors
                 data = files.find(tensor, kind, called)
             except InvalidModelError as error:
                 raise InvalidModelError(f"{name}: {error}") from None
+            if isinstance(data, Copied):
+                tensors.charge(data.length, f"{name}: {kind} {quoted(called)}")
             tensor.ClearField("external_data")
             tensor.MergeFrom(tensors.pointer(data))
             if data.length < LARGE:
@@ -171,10 +181,17 @@ def _find_external_data(model: ModelProto, name: str, path: Path | None, tensors
             tensors.complete(tensor)
 
 
+def tensors_of(graph: GraphProto) -> Iterator[TensorProto]:
+    """Yields every tensor of a graph and its subgraphs."""
+    return (tensor for _, _, tensor in _tensors(graph))
+
+
 def _tensors(graph: GraphProto) -> Iterator[tuple[str, str, TensorProto]]:
     """Yields every tensor of a graph and its subgraphs: what it is, its name, and the message."""
     for tensor in graph.initializer:
         yield "initializer", tensor.name, tensor
+    for sparse in graph.sparse_initializer:
+        yield from _parts(sparse)
     for node in graph.node:
         constant = is_constant(node)
         for attribute in node.attribute:
@@ -183,5 +200,12 @@ def _tensors(graph: GraphProto) -> Iterator[tuple[str, str, TensorProto]]:
                 yield "constant" if constant else "attribute", attribute.t.name or named, attribute.t
             for tensor in attribute.tensors:
                 yield "attribute", tensor.name or attribute.name, tensor
+            if attribute.HasField("sparse_tensor"):
+                yield from _parts(attribute.sparse_tensor)
             for inner in _graphs(attribute):
                 yield from _tensors(inner)
+
+
+def _parts(sparse: SparseTensorProto) -> Iterator[tuple[str, str, TensorProto]]:
+    for tensor in (sparse.values, sparse.indices):
+        yield "attribute", sparse.values.name, tensor

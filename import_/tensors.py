@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -16,31 +13,19 @@ from onnx import TensorProto, numpy_helper
 
 from qonnx_torch.dtypes import PACKED_TYPES, element_bits, element_type_name, from_array, torch_dtype
 from qonnx_torch.errors import InvalidModelError, UnsupportedModelError, quoted
-from qonnx_torch.provenance import TENSOR_ENCODINGS
+
+from .data import Copied, Data, InMessage, InTensor, data_field
 
 __all__ = [
     "LARGE",
-    "Data",
-    "InBytes",
-    "InFile",
-    "InMessage",
-    "InTensor",
-    "Mapped",
     "TensorStore",
     "byte_count",
-    "data_field",
     "element_count",
-    "identity",
     "tensor_of",
 ]
 
 LARGE = 1 << 16
 """Tensors from this many bytes on are not carried about in messages: protobuf copies them at every turn."""
-
-
-def data_field(proto: TensorProto) -> str:
-    """Returns the field of a message that holds its data."""
-    return next((f for f in TENSOR_ENCODINGS if getattr(proto, f)), "raw_data")
 
 
 def element_count(dims: Iterable[int]) -> int:
@@ -113,168 +98,14 @@ def _misfit(proto: TensorProto, name: str, reason: str) -> InvalidModelError:
     )
 
 
-class Data(Protocol):
-    """Where the data of a tensor lie. They are little-endian, except in a message."""
-
-    @property
-    def field(self) -> str:
-        """The TensorProto field that they are written in."""
-
-    @property
-    def length(self) -> int:
-        """Their number of bytes."""
-
-    def content(self) -> bytes:
-        """Returns a copy of them."""
-
-    def tensor(self, dtype: torch.dtype, count: int) -> torch.Tensor:
-        """Returns them as `count` elements of a type with whole bytes."""
-
-
-@dataclass(frozen=True, slots=True)
-class InBytes:
-    """In a serialized model that the caller has.
-
-    Attributes:
-        whole: the serialized model.
-        offset: of the data, in bytes.
-        length: of the data, in bytes.
-        field: the TensorProto field that they are written in.
-    """
-
-    whole: bytes
-    offset: int
-    length: int
-    field: str = "raw_data"
-
-    def content(self) -> bytes:
-        """Returns a copy of the data."""
-        return self.whole[self.offset : self.offset + self.length]
-
-    def tensor(self, dtype: torch.dtype, count: int) -> torch.Tensor:
-        """Returns a copy of the data."""
-        result = torch.empty(count, dtype=dtype)
-        part = memoryview(self.whole)[self.offset : self.offset + self.length]
-        result.view(torch.uint8).numpy()[:] = np.frombuffer(part, np.uint8)
-        return result
-
-
-Identity = tuple[int, int, int, int]
-
-
-def identity(status: os.stat_result) -> Identity:
-    """Returns what tells a file from another, and from itself after a change."""
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
-
-
-@dataclass(frozen=True, slots=True)
-class InFile:
-    """In a model file, from where they are read into the tensor at once.
-
-    Attributes:
-        path: the file.
-        state: its identity when it was opened first.
-        offset: of the data, in bytes.
-        length: of the data, in bytes.
-        field: the TensorProto field that they are written in.
-    """
-
-    path: Path
-    state: Identity
-    offset: int
-    length: int
-    field: str = "raw_data"
-
-    def content(self) -> bytes:
-        """Returns a copy of the data."""
-        buffer = bytearray(self.length)
-        self._read(memoryview(buffer))
-        return bytes(buffer)
-
-    def tensor(self, dtype: torch.dtype, count: int) -> torch.Tensor:
-        """Returns a copy of the data."""
-        result = torch.empty(count, dtype=dtype)
-        self._read(result.view(torch.uint8).numpy().data)
-        return result
-
-    def _read(self, buffer: memoryview) -> None:
-        try:
-            with self.path.open("rb", buffering=0) as file:
-                same = identity(os.fstat(file.fileno())) == self.state
-                file.seek(self.offset)
-                while same and buffer:
-                    count = file.readinto(buffer)
-                    same, buffer = bool(count), buffer[count:]
-        except OSError as error:
-            raise InvalidModelError(f"{self.path}: cannot be read ({error.strerror})") from None
-        if not same:
-            raise InvalidModelError(f"{self.path}: changed while it was being read")
-
-
-@dataclass(frozen=True, slots=True)
-class Mapped:
-    """In a file beside the model, mapped into memory: read when touched, copied where written to.
-
-    Attributes:
-        file: the whole file as uint8, mapped privately.
-        offset: of the data, in bytes.
-        length: of the data, in bytes.
-    """
-
-    file: torch.Tensor
-    offset: int
-    length: int
-    field: str = "raw_data"
-
-    def content(self) -> bytes:
-        """Returns a copy of the data."""
-        return self.file[self.offset : self.offset + self.length].numpy().tobytes()
-
-    def tensor(self, dtype: torch.dtype, count: int) -> torch.Tensor:
-        """Returns the data where they lie, with a storage of their own; unaligned ones are copied."""
-        part = self.file[self.offset : self.offset + self.length].numpy()
-        if self.offset % dtype.itemsize:
-            part = part.copy()
-        return torch.frombuffer(part.data, dtype=dtype, count=count)
-
-
-@dataclass(frozen=True, slots=True)
-class InTensor:
-    """In a tensor that was computed while importing."""
-
-    data: torch.Tensor
-    field: str = "raw_data"
-
-    @property
-    def length(self) -> int:
-        """Their number of bytes."""
-        return self.data.nbytes
-
-    def content(self) -> bytes:
-        """Returns a copy of the data."""
-        return self.data.contiguous().view(torch.uint8).numpy().tobytes()
-
-    def tensor(self, dtype: torch.dtype, count: int) -> torch.Tensor:
-        """Returns the tensor itself."""
-        return self.data.contiguous()
-
-
-@dataclass(frozen=True, slots=True)
-class InMessage:
-    """In a message that the caller has."""
-
-    message: TensorProto
-
-    @property
-    def field(self) -> str:
-        """The TensorProto field that they are written in."""
-        return data_field(self.message)
-
-
 @dataclass(slots=True)
 class _Entry:
     data: Data | InMessage
     tensor: torch.Tensor | None = None
+
+
+_FREE = 1 << 26
+_TIMES = 16
 
 
 class TensorStore:
@@ -282,11 +113,56 @@ class TensorStore:
 
     So messages may be copied and changed at no cost, while each tensor is made once, from the data where
     they lie. Only what a store has handed out is looked up in it: the key is not to be guessed.
+
+    It also counts how much is copied: a few bytes of a file can ask for the same data a thousand times.
+
+    Attributes:
+        copied: how many bytes have been copied from others that stay.
     """
 
     def __init__(self) -> None:
+        self.copied = 0
         self._prefix = f"{secrets.token_hex(8)}/"
         self._entries: list[_Entry] = []
+        self._read_bytes = 0
+        self._size = (-1, 0)  # what `size` found, and of how many entries
+
+    def add_bytes(self, count: int) -> None:
+        """Notes so many bytes of a file beside those that this store points to."""
+        self._read_bytes += count
+
+    def size(self) -> int:
+        """Returns how many bytes the files have, without what is there several times."""
+        counted, total = self._size
+        if counted != len(self._entries):
+            data = (entry.data for entry in self._entries)
+            total = sum(d.length for d in data if not isinstance(d, (Copied, InTensor)))
+            self._size = (len(self._entries), total)
+        return total + self._read_bytes
+
+    def room(self) -> int:
+        """Returns how many bytes what is made of the files may take beside them."""
+        return _FREE + _TIMES * self.size()
+
+    def charge(self, count: int, what: str) -> None:
+        """Notes a copy of so many bytes of what there is already.
+
+        Raises:
+            UnsupportedModelError: the copies are more than 64 MiB and 16 times the files.
+        """
+        self.copied += count
+        if self.copied > _FREE and self.copied > self.room():
+            raise UnsupportedModelError(
+                f"{what} is another copy of what the model has once; so many copies would take more than "
+                f"{self.room() >> 20} MiB, which is {_FREE >> 20} MiB and {_TIMES} times the model"
+            )
+
+    def again(self, proto: TensorProto, what: str) -> None:
+        """Makes a message that has been copied point to a tensor of its own, with the same data."""
+        entry = self._find(proto)
+        if entry is not None and not isinstance(entry.data, InMessage):
+            self.charge(entry.data.length, what)
+            proto.external_data[0].value = self.pointer(Copied(entry.data)).external_data[0].value
 
     def pointer(self, data: Data | InMessage) -> TensorProto:
         """Returns the fields of a message whose data are elsewhere."""

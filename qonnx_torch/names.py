@@ -5,12 +5,12 @@ from __future__ import annotations
 import itertools
 import keyword
 import re
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from urllib.parse import quote, unquote
 
 from torch import fx, nn
 
-__all__ = ["Identifiers", "identifier", "onnx_name", "parameter_paths"]
+__all__ = ["Identifiers", "free_name", "identifier", "onnx_name", "parameter_paths"]
 
 # Attributes of a GraphModule (and the one that `provenance` adds), and words that generated code cannot use.
 _RESERVED = frozenset([*dir(fx.GraphModule(nn.Module(), fx.Graph())), "provenance", "self", *keyword.kwlist])
@@ -60,7 +60,7 @@ def onnx_name(path: str) -> str:
 
 
 class Identifiers(set[str]):
-    """Identifiers that are given away, and how far each has been counted (many nodes may have one name)."""
+    """Names that are given away, and how far each has been counted (many nodes may have one name)."""
 
     def __init__(self, given: Iterable[str] = ()) -> None:
         super().__init__(given)
@@ -72,11 +72,21 @@ def identifier(text: str, taken: set[str], fallback: str) -> str:
     base = re.sub(r"\W+", "_", text, flags=re.ASCII).strip("_") or fallback
     if base[0].isdigit():
         base = f"{fallback}_{base}"
+    return free_name(base, taken, _RESERVED)
+
+
+def free_name(wanted: str, taken: set[str], reserved: Container[str] = ()) -> str:
+    """Returns the first of wanted, wanted_1, wanted_2, ... that is free, and adds it to `taken`.
+
+    >>> taken = Identifiers(["a"])
+    >>> free_name("a", taken), free_name("a", taken), free_name("b", taken)
+    ('a_1', 'a_2', 'b')
+    """
     counts = taken.counts if isinstance(taken, Identifiers) else {}
-    name, count = base, counts.get(base, 0)
-    while name in taken or name in _RESERVED:
+    name, count = wanted, counts.get(wanted, 0)
+    while name in taken or name in reserved:
         count += 1
-        name = f"{base}_{count}"
-    counts[base] = count
+        name = f"{wanted}_{count}"
+    counts[wanted] = count
     taken.add(name)
     return name

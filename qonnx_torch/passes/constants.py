@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from qonnx_torch.bounded import Bounded
 from qonnx_torch.nn.subgraphs import SubgraphOperator
+from qonnx_torch.passes.bounded import Bounded
 
 __all__ = ["ConstantValues", "graphs_in", "nested_graphs"]
 

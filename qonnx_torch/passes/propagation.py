@@ -17,12 +17,21 @@ from torch._subclasses.fake_tensor import (
 
 from qonnx_torch.errors import UnsupportedModelError
 from qonnx_torch.nn.subgraphs import SubgraphOperator
+from qonnx_torch.passes.bounded import numbers_made
 
 __all__ = ["DataDependentShapeError", "FakeInterpreter", "propagate"]
 
 
 class DataDependentShapeError(UnsupportedModelError):
     """A node's result depends on data, so that no inference can tell its shape."""
+
+
+class _TooLongError(DataDependentShapeError):
+    """A node takes too many steps, or makes too many Python numbers, to find out what it gives."""
+
+
+_MOST_STEPS = 1 << 16  # nodes of subgraphs, each time that they run: a Loop may have any number of iterations
+_MOST_NUMBERS = 1 << 20  # Python numbers that a node makes: a Tile may have any number of repetitions
 
 
 class FakeInterpreter(fx.Interpreter):
@@ -37,6 +46,7 @@ class FakeInterpreter(fx.Interpreter):
         varying: node -> the axes along which its sizes changed while its graph ran several times.
         subgraphs: graph in the module, at any depth -> what its nodes gave when it first ran. A graph that
             did not run (the other branch) is tried; what cannot be inferred of it is left out.
+        steps: number of torch operations, and of nodes in subgraphs, that `propagate` ran.
 
     Raises:
         UnsupportedModelError: a node cannot be inferred; the message names it.
@@ -49,6 +59,32 @@ class FakeInterpreter(fx.Interpreter):
         self.results: dict[fx.Node, Any] = {}
         self.varying: dict[fx.Node, set[int]] = {}
         self.subgraphs: dict[fx.GraphModule, FakeInterpreter] = {}
+        self.steps = 0
+        self._steps = [0]  # one counter for all that run within each other
+
+    def count(self, steps: int) -> None:
+        """Notes that so many nodes of subgraphs run now; raises where they are too many."""
+        self._steps[0] += steps
+        if self._steps[0] > _MOST_STEPS:
+            raise _TooLongError(f"more than {_MOST_STEPS} nodes of subgraphs would run")
+
+    @property
+    def subgraph_steps(self) -> int:
+        """The number of nodes of subgraphs that ran."""
+        return self._steps[0]
+
+    def within(self, graph: fx.GraphModule) -> FakeInterpreter:
+        """Returns an interpreter for a subgraph, whose steps count with the others."""
+        inner = FakeInterpreter(graph)
+        inner._steps = self._steps
+        return inner
+
+    def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Calls a function that does not make too many Python numbers."""
+        count = numbers_made(target, args, kwargs)
+        if count > _MOST_NUMBERS:
+            raise _TooLongError(f"it makes {count} numbers")
+        return super().call_function(target, args, kwargs)
 
     def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Calls a module; looks into the subgraphs of one that has them."""
@@ -80,7 +116,8 @@ class FakeInterpreter(fx.Interpreter):
             origin = n.meta.get("onnx")
             name = f"{origin.name or origin.outputs[0]!r} ({origin.op_type})" if origin else n.name
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            reason = "it depends on data" if depends else reason
+            if depends and not isinstance(error, _TooLongError):
+                reason = "it depends on data"
             kind = DataDependentShapeError if depends else UnsupportedModelError
             raise kind(f"{_NOT_INFERRED}{name} cannot be inferred: {reason}") from error
         self.results[n] = result
@@ -101,7 +138,8 @@ class _Watched(nn.Module):
         self.interpreter = interpreter
 
     def forward(self, *args: Any) -> Any:
-        inner = FakeInterpreter(self.graph)
+        inner = self.interpreter.within(self.graph)
+        self.interpreter.count(len(self.graph.graph.nodes))
         try:
             return inner.run(*args)
         finally:
@@ -164,6 +202,10 @@ def _evaluating(module: fx.GraphModule) -> Iterator[None]:
             m.training = training
 
 
+_VIEWS = torch._C.DispatchKeySet(torch._C.DispatchKey.ADInplaceOrView)
+"""What notes for each view of a view how all of them were made: quadratic in a chain of Reshapes."""
+
+
 def propagate(
     module: fx.GraphModule,
     inputs: Sequence[tuple[Sequence[int], torch.dtype] | list[Tensor] | None],
@@ -173,9 +215,22 @@ def propagate(
 
     Nodes in subgraphs are left out; the interpreter has them.
     """
-    with _evaluating(module), _quiet(), torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True):
+    mode = _CountingMode(allow_non_fake_inputs=True)
+    views = torch._C._ExcludeDispatchKeyGuard(_VIEWS)
+    with _evaluating(module), _quiet(), torch.no_grad(), mode, views:
         interpreter.run(*map(_fake, inputs))
+    interpreter.steps = mode.operations + interpreter.subgraph_steps
     return interpreter.results
+
+
+class _CountingMode(FakeTensorMode):
+    """Fake tensors, and the number of operations on them."""
+
+    operations = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.operations += 1
+        return super().__torch_dispatch__(func, types, args, kwargs)
 
 
 def _fake(like: tuple[Sequence[int], torch.dtype] | list[Tensor] | None) -> Any:

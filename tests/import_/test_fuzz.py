@@ -11,6 +11,7 @@ import random
 import warnings
 from pathlib import Path
 from types import ModuleType
+from typing import Literal
 
 import pytest
 from google.protobuf.message import DecodeError
@@ -40,7 +41,7 @@ CORPUS = [content for content in CORPUS if len(content) < SMALL_ENOUGH]
 CHANGES = [*MUTATIONS.ON_MODELS, *MUTATIONS.ON_BYTES]
 
 
-def import_or_refuse(content: bytes, as_message: bool) -> None:
+def import_or_refuse(content: bytes, as_message: bool, batch: Literal["keep", "dynamic"] = "keep") -> None:
     """Imports a file; nothing but the two errors of the contract may come out."""
     source: ModelProto | bytes = content
     if as_message:
@@ -48,14 +49,14 @@ def import_or_refuse(content: bytes, as_message: bool) -> None:
             source = ModelProto.FromString(content)
     with warnings.catch_warnings(), contextlib.suppress(InvalidModelError, UnsupportedModelError):
         warnings.simplefilter("ignore")
-        qt.import_model(source)
+        qt.import_model(source, batch=batch)
 
 
 @settings(max_examples=200)
-@given(seed=st.integers(0, 1 << 62), as_message=st.booleans())
-def test_any_mutation(seed: int, as_message: bool) -> None:
+@given(seed=st.integers(0, 1 << 62), as_message=st.booleans(), batch=st.sampled_from(["keep", "dynamic"]))
+def test_any_mutation(seed: int, as_message: bool, batch: Literal["keep", "dynamic"]) -> None:
     _, content = MUTATIONS.mutated(CORPUS, random.Random(seed))
-    import_or_refuse(content, as_message)
+    import_or_refuse(content, as_message, batch)
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=lambda c: c.__name__)

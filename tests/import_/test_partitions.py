@@ -129,3 +129,28 @@ def test_partitions_that_multiply_end(make_model: MakeModel, tmp_path: Path) -> 
         onnx.save(make_model(twice), tmp_path / f"p{i}.onnx")
     with pytest.raises(UnsupportedModelError, match="more than 1000 partitions"):
         qt.import_model(tmp_path / "p39.onnx")
+
+
+def test_partitions_in_subgraphs(make_model: MakeModel, tmp_path: Path) -> None:
+    """Their tensors become the main graph's, one for each use."""
+    onnx.save(scaled(make_model, 2.0), tmp_path / "inner.onnx")
+    branches = {
+        key: helper.make_graph(
+            [
+                partition("inner.onnx", ["x"], [f"{key}_t"], "part"),
+                helper.make_node(op_type, [f"{key}_t"], [key]),
+            ],
+            key,
+            [],
+            [helper.make_tensor_value_info(key, onnx.TensorProto.FLOAT, None)],
+        )
+        for key, op_type in (("then_branch", "Neg"), ("else_branch", "Exp"))
+    }
+    model = make_model([helper.make_node("If", ["c"], ["y"], **branches)])
+    model.graph.input.append(helper.make_tensor_value_info("c", onnx.TensorProto.BOOL, ()))
+    onnx.save(model, tmp_path / "outer.onnx")
+    module = qt.import_model(tmp_path / "outer.onnx")
+    x = torch.ones(1, 4)
+    assert torch.equal(module(x, torch.tensor(True)), -2 * x)
+    assert torch.equal(module(x, torch.tensor(False)), (2 * x).exp())
+    assert [n for n, _ in module.named_parameters()] == ["part_w", "part_2_w"]
