@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from qonnx_torch.dtypes import element_type_name, integer_range
+from qonnx_torch.dtypes import INT2, UINT2, element_type_name, integer_range
 from qonnx_torch.errors import ExportError
-from qonnx_torch.ordering import label, subgraphs
+from qonnx_torch.ordering import is_constant, label, subgraphs
 from qonnx_torch.passes.shapes import ValueInfo
 from qonnx_torch.registry import PROJECT_DOMAIN
 
@@ -31,16 +31,16 @@ _SINCE: dict[int, int] = {
     TensorProto.UINT16: 21,
     TensorProto.INT4: 21,
     TensorProto.UINT4: 21,
-    TensorProto.INT2: 25,
-    TensorProto.UINT2: 25,
+    INT2: 25,
+    UINT2: 25,
 }
 """The operator set that first has QuantizeLinear to a type; 10 for bytes."""
 
 _BYTES: dict[int, int] = {
     TensorProto.INT4: TensorProto.INT8,
-    TensorProto.INT2: TensorProto.INT8,
+    INT2: TensorProto.INT8,
     TensorProto.UINT4: TensorProto.UINT8,
-    TensorProto.UINT2: TensorProto.UINT8,
+    UINT2: TensorProto.UINT8,
 }
 _HALF = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
 _Array = np.ndarray[Any, Any]
@@ -106,7 +106,7 @@ def _constants(graph: GraphProto) -> dict[str, TensorProto]:
         found |= {i.name: i for i in graph.initializer}
         for node in graph.node:
             waiting += subgraphs(node).values()
-            if node.op_type == "Constant" and node.attribute and node.attribute[0].name == "value":
+            if is_constant(node) and node.attribute and node.attribute[0].name == "value":
                 found[node.output[0]] = node.attribute[0].t
     return found
 

@@ -9,7 +9,7 @@ import torch
 from onnx import NodeProto, TensorProto, helper
 from torch import Tensor
 
-from qonnx_torch.dtypes import integer_range
+from qonnx_torch.dtypes import FLOAT4E2M1, INT2, UINT2, integer_range
 from qonnx_torch.ops import float_quant, quant, quantize_dequantize_linear
 from qonnx_torch.registry import PROJECT_DOMAIN, QONNX_DOMAIN
 
@@ -25,7 +25,7 @@ _FLOATS: dict[int, tuple[float, float, float, float, int, int]] = {
     TensorProto.FLOAT8E4M3FNUZ: (4, 3, 8, 240, 0, 1),
     TensorProto.FLOAT8E5M2: (5, 2, 15, 57344, 1, 1),
     TensorProto.FLOAT8E5M2FNUZ: (5, 2, 16, 57344, 0, 1),
-    TensorProto.FLOAT4E2M1: (2, 1, 1, 6, 0, 0),
+    FLOAT4E2M1: (2, 1, 1, 6, 0, 0),
 }
 """Element type -> bits of exponent and mantissa, bias, largest value, has_inf, has_nan."""
 
@@ -38,8 +38,8 @@ _INTEGERS = (
     TensorProto.INT32,
     TensorProto.INT4,
     TensorProto.UINT4,
-    TensorProto.INT2,
-    TensorProto.UINT2,
+    INT2,
+    UINT2,
 )
 
 

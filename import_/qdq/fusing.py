@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-import torch
-from onnx import ModelProto, NodeProto, TensorProto
+from typing import Any
 
+import torch
+from onnx import ModelProto, NodeProto, TensorProto, helper
+
+from qonnx_torch.dtypes import PACKED_TYPES
 from qonnx_torch.errors import QonnxTorchError, UnsupportedModelError
-from qonnx_torch.ops.standard.quantize_linear import dequantize_linear
+from qonnx_torch.ops.standard.quantize_linear import dequantize_linear, quantize_linear
 from qonnx_torch.ordering import check_nodes, label
 from qonnx_torch.registry import PROJECT_DOMAIN, QONNX_DOMAIN, REGISTRY
 
 from ..tensors import TensorStore
 from .choices import Choice, choose, is_grid_type, type_bounds
 from .graph import Graph, Names, graphs_of
-from .grids import DEQUANTIZE, QUANTIZE, Grid, is_linear, quantized_grid
+from .grids import DEQUANTIZE, DYNAMIC, QUANTIZE, Grid, dequantized_grid, is_linear, quantized_grid
+from .inserting import Inserter
 from .levels import Level, levels_of
+from .staying import what_stays
 
 __all__ = ["fuse_qdq", "refuse_own_operators"]
 
-_DYNAMIC = "DynamicQuantizeLinear"
 
-
-def fuse_qdq(model: ModelProto, tensors: TensorStore) -> None:
+def fuse_qdq(model: ModelProto, tensors: TensorStore) -> str | None:
     """Rewrites a model's QuantizeLinear and DequantizeLinear into quantizers, in place, where they are such.
 
     The docstring of `import_.qdq` says which, and into what.
@@ -29,10 +32,13 @@ def fuse_qdq(model: ModelProto, tensors: TensorStore) -> None:
     Args:
         model: the model.
         tensors: the data of its large tensors; those of new ones are added.
+
+    Returns:
+        What to warn of: pairs that stay and stop the training of weights; None where there are none.
     """
     graphs = list(graphs_of(model.graph))
     if not any(is_linear(node, DEQUANTIZE) for proto, _ in graphs for node in proto.node):
-        return
+        return None
     values = [v.name for v in (*model.graph.input, *model.graph.initializer)]
     check_nodes(model.graph.node, values, [o.name for o in model.graph.output])
     names = Names(model)
@@ -41,10 +47,12 @@ def fuse_qdq(model: ModelProto, tensors: TensorStore) -> None:
         around = None if outer is None else indexed[id(outer)]
         indexed[id(proto)] = Graph(model, proto, around, names, tensors)
         _Fusing(indexed[id(proto)]).run()
+    warning = what_stays((indexed[id(p)], None if o is None else indexed[id(o)]) for p, o in graphs)
     for graph in reversed(indexed.values()):
         graph.finish()
     if all(o.domain != QONNX_DOMAIN for o in model.opset_import):
         model.opset_import.add(domain=QONNX_DOMAIN, version=1)
+    return warning
 
 
 def refuse_own_operators(model: ModelProto) -> None:
@@ -67,8 +75,7 @@ class _Fusing:
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
-        replaced = (QUANTIZE, DEQUANTIZE, _DYNAMIC)
-        self.node_names = {node.name for node in graph.nodes if node.op_type not in replaced}
+        self.inserter = Inserter(graph)
 
     def run(self) -> None:
         """Goes through the nodes, then through the integer constants."""
@@ -80,7 +87,7 @@ class _Fusing:
         for position, node in enumerate(graph.nodes):
             if is_linear(node, QUANTIZE):
                 self._fuse_pair(position, quantized_grid(graph, node))
-            elif node.op_type == _DYNAMIC and node.domain in ("", "ai.onnx") and _is_whole(node):
+            elif node.op_type == DYNAMIC and node.domain in ("", "ai.onnx") and _is_whole(node):
                 self._fuse_pair(position, Grid(node.output[1], node.output[2], TensorProto.UINT8, 1, 0))
         for name, proto in list(graph.constants.items()):
             if is_grid_type(proto.data_type) and graph.readers[name]:
@@ -103,118 +110,140 @@ class _Fusing:
         if not used:
             return
         choices = [choose(graph, grid, level.bounds, rank) for level in used]
-        stays = node.op_type == _DYNAMIC or any(level.others for level in levels) or None in choices
+        stays = node.op_type == DYNAMIC or any(level.others for level in levels) or None in choices
         for level, choice in zip(used, choices, strict=True):
             if choice is not None:
-                self._insert(level, choice, x, None if stays else position, alone=len(used) == 1)
-        self._drop_unread(levels)
+                self.inserter.insert(level, choice, x, None if stays else position, alone=len(used) == 1)
+        self.inserter.drop_unread(levels)
         if len(used) > 1 and not stays:
             graph.remove(position)
 
     def _fuse_constant(self, name: str, proto: TensorProto) -> None:
-        """Makes an integer constant the floats that it stands for, with a quantizer behind them."""
-        graph, rank = self.graph, len(proto.dims)
-        bounds = type_bounds(proto.data_type)
-        levels, grid = levels_of(graph, name, None, proto.data_type, bounds, rank)
+        """Makes an integer constant the floats that it stands for, with a quantizer behind them.
+
+        Where it stands for several, as with a bias of zeros that other layers have too, each is a constant.
+        """
+        graph, rank, element_type = self.graph, len(proto.dims), proto.data_type
+        if graph.is_output(name) or graph.is_captured(name):
+            return
+        bounds = type_bounds(element_type)
+        levels, grid = levels_of(graph, name, None, element_type, bounds, rank)
+        if grid is None:
+            return
+        if not self._is_parameter(levels):
+            self._fuse_weights(name, element_type, levels, grid, rank)
+        for ends, other in self._other_grids(name, element_type, grid, rank):
+            level = Level(name, bounds, ends=ends, others=len(graph.readers[name]) > len(ends))
+            if not self._is_parameter([level]):
+                self._fuse_weights(name, element_type, [level], other, rank, alone=True)
+
+    def _other_grids(
+        self, name: str, element_type: int, grid: Grid, rank: int
+    ) -> list[tuple[list[int], Grid]]:
+        """Returns the DequantizeLinear nodes that alone read a constant still, by their grids."""
+        graph = self.graph
+        found: dict[tuple[object, ...], tuple[list[int], Grid]] = {}
+        for position in graph.readers[name]:
+            node = graph.nodes[position]
+            if not is_linear(node, DEQUANTIZE) or node.input[0] != name:
+                return []
+            other = dequantized_grid(graph, node, element_type)
+            if other is not None and not other.same_as(grid, graph, rank):
+                found.setdefault(other.key(graph), ([], other))[0].append(position)
+        return list(found.values())
+
+    def _is_parameter(self, levels: list[Level]) -> bool:
+        """Whether the floats behind are only scales or zero points of others."""
+        graph = self.graph
+        for name in (graph.nodes[end].output[0] for level in levels for end in level.all_ends()):
+            readers = [graph.nodes[r] for r in graph.readers[name]]
+            linear = all(is_linear(n, QUANTIZE) or is_linear(n, DEQUANTIZE) for n in readers)
+            if not readers or not linear or any(n.input[0] == name for n in readers):
+                return False
+        return True
+
+    def _fuse_weights(
+        self,
+        name: str,
+        element_type: int,
+        levels: list[Level],
+        grid: Grid,
+        rank: int,
+        *,
+        alone: bool = False,
+    ) -> None:
+        """Makes an integer constant, for the nodes of one grid, the floats that it stands for.
+
+        `alone` says that only DequantizeLinear nodes read it.
+        """
+        graph = self.graph
         used = [level for level in levels if level.is_used]
-        if grid is None or len(used) != 1 or any(level.others for level in levels):
+        if len(used) != 1 or any(level.shared for level in levels):
             return
         (level,) = used
         choice = choose(graph, grid, level.bounds, rank)
         values = None if choice is None else _exact_values(graph, grid, name, level, choice)
-        if choice is not None and values is not None:
+        if choice is None or values is None:
+            return
+        if len(levels) > 1 or not any(level.others for level in levels):
+            if any(level.others for level in levels):
+                return
             graph.set_constant(name, values)
-            self._insert(level, choice, name, None)
-            self._drop_unread(levels)
+            self.inserter.insert(level, choice, name, None)
+            self.inserter.drop_unread(levels)
+            return
+        others = (
+            []
+            if alone
+            else [r for r in graph.readers[name] if r not in (*level.ends, *level.moves, level.clip)]
+        )
+        if all(is_linear(graph.nodes[r], DEQUANTIZE) for r in others):
+            self.inserter.insert(level, choice, graph.new_constant(name, values), None)
+        else:
+            self._quantize_for(others, name, element_type, grid, values, level, choice)
 
-    def _drop_unread(self, levels: list[Level]) -> None:
-        for level in reversed(levels):  # a Clip comes after the one that it reads
-            if level.clip is not None and not self.graph.readers[level.name] and not level.others:
-                self.graph.remove(level.clip)
-
-    # -- the quantizer -----------------------------------------------------------------------------
-
-    def _insert(
-        self, level: Level, choice: Choice, x: str, quantize: int | None, *, alone: bool = False
+    def _quantize_for(
+        self,
+        others: list[int],
+        name: str,
+        element_type: int,
+        grid: Grid,
+        values: torch.Tensor,
+        level: Level,
+        choice: Choice,
     ) -> None:
-        """Puts a quantizer between x and what is behind a level.
-
-        Args:
-            level: a value on the grid.
-            choice: the quantizer.
-            x: what it reads.
-            quantize: position of the QuantizeLinear, where that goes.
-            alone: whether the quantizer takes its place; else it takes that of a DequantizeLinear.
-        """
+        """Makes an integer constant floats, of which what reads the integers gets them quantized again."""
         graph = self.graph
-        first = self._first_end(level.ends)
-        last = graph.nodes[level.all_ends()[0] if first is None else first]
-        source = None if quantize is None else graph.nodes[quantize]
-        y = last.output[0] if first is not None else graph.names.fresh(f"{level.name}_dequantized")
-        name = self._name((source.name if source is not None else "") or last.name, choice.op_type)
-        node = choice.node(graph, x, y, name)
-        if choice.op_type == "QuantizeDequantizeLinear" and first is not None:
-            _keep_names(node, source, None if level.clip is None else graph.nodes[level.clip], last)
-        freed = self._take_ends(level.ends, y)
-        for position in level.moves:
-            graph.redirect(position, level.name, y)
-        for value, ends in level.moved.items():
-            freed += self._end_moved(value, ends)
-        slot = quantize if quantize is not None and alone else freed[0]
-        graph.replace(slot, node)
-        graph.givers[y] = slot
+        integers, scale = graph.constant(name), graph.constant(grid.scale)
+        assert integers is not None
+        assert scale is not None
+        zero_point = grid.zero_points(graph)
+        assert zero_point is not None
+        shift = zero_point.to(integers.dtype).expand(scale.shape)
+        attributes: dict[str, Any] = {"axis": grid.axis} if scale.numel() > 1 else {}
+        attributes |= {"block_size": grid.block_size} if grid.block_size else {}
+        try:
+            found = quantize_linear(values, scale, shift, output_dtype=_packed(element_type), **attributes)
+        except (RuntimeError, ValueError, QonnxTorchError):
+            return
+        wide = torch.float64 if integers.is_floating_point() else torch.int64
+        if element_type == TensorProto.INT32 or not torch.equal(found.to(wide), integers.to(wide)):
+            return
+        domain = graph.nodes[level.all_ends()[0]].domain
+        given = grid.zero_point or graph.new_constant(f"{name}_zero_point", shift, element_type)
+        output = graph.names.fresh(f"{name}_quantized")
+        inputs = [name, grid.scale, given]
+        label = self.inserter.unique(output)
+        graph.set_constant(name, values)
+        self.inserter.insert(level, choice, name, None)
+        for reader in others:
+            graph.redirect(reader, name, output)
+        graph.append(helper.make_node(QUANTIZE, inputs, [output], name=label, domain=domain, **attributes))
 
-    def _take_ends(self, ends: list[int], y: str) -> list[int]:
-        """Lets what reads the outputs of DequantizeLinear nodes read y; returns which of the nodes is gone.
 
-        y is the output of one of them, or another value.
-        """
-        graph, freed = self.graph, []
-        for end in ends:
-            output = graph.nodes[end].output[0]
-            if output == y:
-                graph.remove(end)
-                freed.append(end)
-            else:
-                graph.substitute(end, output, y)
-        return freed
-
-    def _first_end(self, ends: list[int]) -> int | None:
-        """Returns the DequantizeLinear whose output keeps its name: one that must, where there is one."""
-        graph = self.graph
-        outputs = {end: graph.nodes[end].output[0] for end in ends}
-        bound = (end for end in ends if graph.is_output(outputs[end]) or graph.is_captured(outputs[end]))
-        return next(bound, ends[0] if ends else None)
-
-    def _end_moved(self, value: str, ends: list[int]) -> list[int]:
-        """Lets moved integers be floats, and what DequantizeLinear nodes made of them be they themselves."""
-        graph = self.graph
-        graph.retype(value)
-        first = self._first_end(ends)
-        if first is None:
-            return []
-        name = graph.nodes[first].output[0]
-        freed = self._take_ends(ends, name)
-        graph.rename_output(graph.givers[value], value, name)
-        graph.givers[name] = graph.givers.pop(value)
-        for reader in list(graph.readers[value]):
-            graph.redirect(reader, value, name)
-        return freed
-
-    def _name(self, name: str, op_type: str) -> str:
-        """Returns the quantizer's name, after that of a node which it replaces."""
-        if not name:
-            return ""
-        for suffix in (_DYNAMIC, QUANTIZE, DEQUANTIZE):
-            if name.endswith(suffix):
-                name = name.removesuffix(suffix) + op_type
-                break
-        unique, count = name, 0
-        while unique in self.node_names:
-            count += 1
-            unique = f"{name}_{count}"
-        self.node_names.add(unique)
-        return unique
+def _packed(element_type: int) -> int:
+    """Returns what tells quantize_linear a type that its zero point's dtype does not."""
+    return element_type if element_type in PACKED_TYPES else 0
 
 
 def _is_whole(node: NodeProto) -> bool:
@@ -236,13 +265,3 @@ def _exact_values(graph: Graph, grid: Grid, name: str, level: Level, choice: Cho
     except (RuntimeError, ValueError, QonnxTorchError):
         return None  # parameters that do not fit the tensor: it fails when it runs
     return values if values.dtype == found.dtype and torch.equal(values, found) else None
-
-
-def _keep_names(node: NodeProto, quantize: NodeProto | None, clip: NodeProto | None, last: NodeProto) -> None:
-    """Notes what the nodes were called that an export will write again."""
-    nodes = {"quantize": quantize, "clip": clip, "dequantize": last}
-    for kind, source in nodes.items():
-        if source is not None:
-            node.metadata_props.add(key=kind, value=source.name)
-            if source is not last:
-                node.metadata_props.add(key=f"{kind}_output", value=source.output[0])

@@ -14,11 +14,15 @@ from torch import Tensor
 from qonnx_torch.dtypes import onnx_element_type, to_array
 from qonnx_torch.element_types import ElementTypes
 from qonnx_torch.errors import QonnxTorchError
+from qonnx_torch.names import Identifiers, free_name
 from qonnx_torch.ordering import free_names, subgraphs
 
 from ..constants import constant_value, is_constant
+from ..data import InTensor
+from ..dialects import marked_version
 from ..skeleton import skeleton
-from ..tensors import LARGE, InTensor, TensorStore
+from ..tensors import LARGE, TensorStore, element_count
+from .chains import MOST_ELEMENTS, made_of_constants
 
 __all__ = ["Graph", "Names", "graphs_of"]
 
@@ -38,19 +42,14 @@ class Names:
     """The names that a model uses, in all its graphs: a new one is new in each."""
 
     def __init__(self, model: ModelProto) -> None:
-        self._taken: set[str] = set()
+        self._taken = Identifiers()
         for graph, _ in graphs_of(model.graph):
             self._taken.update(v.name for v in (*graph.input, *graph.initializer))
             self._taken.update(name for node in graph.node for name in (*node.input, *node.output))
 
     def fresh(self, wanted: str) -> str:
         """Returns a name that nothing has yet, and takes it."""
-        name, count = wanted, 0
-        while name in self._taken:
-            count += 1
-            name = f"{wanted}_{count}"
-        self._taken.add(name)
-        return name
+        return free_name(wanted, self._taken)
 
 
 class Graph:
@@ -59,7 +58,7 @@ class Graph:
     Attributes:
         version: the ai.onnx operator set.
         nodes: its nodes, by their positions at the beginning.
-        readers: value name -> positions of the nodes that read it, in order.
+        readers: value name -> positions of the nodes that read it, in order, and as which inputs.
         givers: value name -> position of the node that gives it.
         constants: name -> initializer, or value of a Constant node.
         names: the names of the model.
@@ -72,7 +71,7 @@ class Graph:
         versions = [o.version for o in model.opset_import if o.domain in ("", "ai.onnx")]
         self.version = max(versions, default=1 << 30)
         self.nodes: list[NodeProto] = list(proto.node)
-        self.readers: dict[str, dict[int, None]] = defaultdict(dict)
+        self.readers: dict[str, dict[int, list[int]]] = defaultdict(dict)
         self.givers: dict[str, int] = {}
         self.constants: dict[str, TensorProto] = {i.name: i for i in proto.initializer}
         self.names = names
@@ -89,6 +88,7 @@ class Graph:
         self._reshaped: dict[tuple[str, tuple[int, ...]], str] = {}
         self._numbers: dict[str, str] = {}
         self._small: dict[str, Tensor] = {}
+        self._computed: dict[str, Tensor | None] = {}
         self._index()
 
     def _index(self) -> None:
@@ -107,8 +107,9 @@ class Graph:
             for inner in subgraphs(node).values():
                 self._captured.update(free_names(inner))
             if node.domain in ("", "ai.onnx"):
+                version = marked_version(node) or self.version
                 asked = {a.name: a.i for a in node.attribute if a.name in ("to", "dtype", "output_dtype")}
-                self._types.infer(node.op_type, self.version, node.input, node.output, asked)
+                self._types.infer(node.op_type, version, node.input, node.output, asked)
             elif node.op_type in _SAME_TYPE and node.input and node.output:
                 self._types[node.output[0]] = self._types[node.input[0]]
 
@@ -124,8 +125,9 @@ class Graph:
         self._types[node.output[0]] = proto.data_type
 
     def _read(self, position: int) -> None:
-        for name in filter(None, self.nodes[position].input):
-            self.readers[name][position] = None
+        for slot, name in enumerate(self.nodes[position].input):
+            if name:
+                self.readers[name].setdefault(position, []).append(slot)
 
     def _forget(self, position: int) -> None:
         for name in set(self.nodes[position].input) - {""}:
@@ -135,7 +137,10 @@ class Graph:
     # -- what is known of values -------------------------------------------------------------------
 
     def constant(self, name: str) -> Tensor | None:
-        """Returns the value of a constant of this graph or of one around it; None of any other value."""
+        """Returns the value of a constant of this graph or of one around it; None of any other value.
+
+        What nodes compute from constants alone is constant, too.
+        """
         if name in self._small:
             return self._small[name]
         if name in self.constants:
@@ -143,9 +148,45 @@ class Graph:
             if value.numel() == 1:  # scales and zero points, which many nodes read
                 self._small[name] = value
             return value
-        if self._outer is None or name in self.givers or name in self._inputs:
+        if name in self.givers:
+            return self._follow(name)
+        if self._outer is None or name in self._inputs:
             return None
         return self._outer.constant(name)
+
+    def _follow(self, name: str) -> Tensor | None:
+        """Returns what nodes of this graph compute from constants alone, each computed once; else None."""
+        waiting = [name]
+        entered: set[int] = set()  # a broken file may have a cycle
+        while waiting:
+            value = waiting[-1]
+            position = self.givers[value]
+            if position in entered or value in self._computed:
+                waiting.pop()
+                if value not in self._computed:
+                    self._compute(position)
+            else:
+                entered.add(position)
+                waiting += [n for n in self.nodes[position].input if n in self.givers]
+        return self._computed[name]
+
+    def _compute(self, position: int) -> None:
+        node = self.nodes[position]
+        values = {n: self._followed_constant(n) for n in node.input if n}
+        given = bool(values) and all(v is not None for v in values.values())
+        version = marked_version(node) or self.version
+        results = made_of_constants(node, version, values.__getitem__) if given else None
+        known = dict.fromkeys(node.output) | dict(zip(node.output, results or (), strict=False))
+        self._computed |= known
+        for name, value in known.items():
+            if value is not None and value.is_floating_point() and value.itemsize > 1:
+                self._types[name] = onnx_element_type(value.dtype)
+
+    def _followed_constant(self, name: str) -> Tensor | None:
+        if name in self.givers:
+            return self._computed.get(name)
+        large = name in self.constants and element_count(self.constants[name].dims) > MOST_ELEMENTS
+        return None if large else self.constant(name)
 
     def element_type(self, name: str) -> int | None:
         """Returns the element type of a value, of the graphs around too; None where it is not known."""
@@ -166,6 +207,10 @@ class Graph:
         """Returns whether a value is an output of the graph."""
         return name in self._ends
 
+    def present(self) -> Iterator[tuple[int, NodeProto]]:
+        """Yields the nodes that are there, with their positions."""
+        return ((i, node) for i, node in enumerate(self.nodes) if i not in self._removed)
+
     def is_captured(self, name: str) -> bool:
         """Returns whether a subgraph reads a value."""
         return name in self._captured
@@ -180,6 +225,15 @@ class Graph:
             self._forget(position)
         self.nodes[position].CopyFrom(node)
         self._read(position)
+
+    def append(self, node: NodeProto) -> int:
+        """Adds a node, and returns its position. The builder sorts the nodes."""
+        self._proto.node.append(node)
+        self.nodes.append(self._proto.node[-1])
+        position = len(self.nodes) - 1
+        self._read(position)
+        self.givers.update((name, position) for name in node.output if name)
+        return position
 
     def remove(self, position: int) -> None:
         """Takes a node out."""
@@ -201,14 +255,16 @@ class Graph:
 
     def redirect(self, position: int, old: str, new: str) -> None:
         """Lets a node read another value."""
-        _exchange(self.nodes[position].input, old, new)
-        del self.readers[old][position]
+        slots = self.readers[old].pop(position)
+        for slot in slots:
+            self.nodes[position].input[slot] = new
         self._unread.add(old)
-        self.readers[new][position] = None
+        self.readers[new].setdefault(position, []).extend(slots)
 
     def rename_output(self, position: int, old: str, new: str) -> None:
         """Gives an output of a node another name; its readers stay as they are."""
-        _exchange(self.nodes[position].output, old, new)
+        outputs = self.nodes[position].output
+        outputs[list(outputs).index(old)] = new
 
     def retype(self, name: str) -> None:
         """Notes that a value has another element type now."""
@@ -223,6 +279,12 @@ class Graph:
             self._numbers[name] = self._add(name, array)
         return self._numbers[name]
 
+    def new_constant(self, name: str, value: Tensor, element_type: int | None = None) -> str:
+        """Adds a constant that is called like another, with a number behind; returns its name."""
+        own = self._add(name, np.zeros((), np.float32))
+        self.set_constant(own, value, element_type)
+        return own
+
     def _add(self, name: str, array: np.ndarray[Any, Any]) -> str:
         proto = self._proto.initializer.add()
         proto.CopyFrom(numpy_helper.from_array(array, self.names.fresh(name)))
@@ -231,13 +293,13 @@ class Graph:
         self._types[own] = proto.data_type
         return own
 
-    def set_constant(self, name: str, value: Tensor) -> None:
+    def set_constant(self, name: str, value: Tensor, element_type: int | None = None) -> None:
         """Gives a constant of this graph another value, of any shape and type."""
         proto = self.constants[name]
         own = proto.name
         self._small.pop(name, None)
         if value.nbytes < LARGE:
-            proto.CopyFrom(numpy_helper.from_array(to_array(value), own))
+            proto.CopyFrom(numpy_helper.from_array(to_array(value, element_type), own))
         else:
             proto.CopyFrom(self._tensors.pointer(InTensor(value)))
             proto.name, proto.data_type = own, onnx_element_type(value.dtype)
@@ -263,6 +325,7 @@ class Graph:
         """Takes out the nodes, constants and declarations that no longer belong there."""
         if not self.is_sound:
             return
+        self._remove_unread_chains()
         gone = self._retyped | {name for i in self._removed for name in self.nodes[i].output}
         _delete(self._proto.node, self._removed)
         read = {name for node in self._proto.node for name in node.input} | self._captured | self._ends
@@ -271,9 +334,22 @@ class Graph:
             _delete(values, [i for i, v in enumerate(values) if v.name in dropped])
         nodes = enumerate(self._proto.node)
         _delete(self._proto.node, [i for i, n in nodes if is_constant(n) and n.output[0] in dropped])
-        self._restore_names(dropped)
+        self._restore_names(dropped | gone)
         infos = self._proto.value_info
         _delete(infos, [i for i, v in enumerate(infos) if v.name in gone | dropped])
+
+    def _remove_unread_chains(self) -> None:
+        """Takes out the nodes that computed constants which nothing reads any more."""
+        waiting = list(self._unread)
+        while waiting:
+            name = waiting.pop()
+            position = self.givers.get(name)
+            if position is None or position in self._removed or self._computed.get(name) is None:
+                continue
+            outputs = self.nodes[position].output
+            if not any(self.readers[o] or self.is_output(o) or self.is_captured(o) for o in outputs):
+                waiting += self.nodes[position].input
+                self.remove(position)
 
     def _restore_names(self, dropped: set[str]) -> None:
         """Gives reshaped constants the names of those whose place they take."""
@@ -283,19 +359,14 @@ class Graph:
                 new |= {reshaped: name} if name not in new.values() else {}
         for reshaped, name in new.items():
             self.constants[reshaped].name = name
-            for position in self.readers[reshaped]:
-                _exchange(self.nodes[position].input, reshaped, name)
+            for position, slots in self.readers[reshaped].items():
+                for slot in slots:
+                    self.nodes[position].input[slot] = name
 
 
 def _delete(values: MutableSequence[object], positions: Iterable[int]) -> None:
     for position in sorted(positions, reverse=True):
         del values[position]
-
-
-def _exchange(names: MutableSequence[str], old: str, new: str) -> None:
-    for i, name in enumerate(names):
-        if name == old:
-            names[i] = new
 
 
 def _declared_ranks(values: Iterable[ValueInfoProto]) -> dict[str, int]:

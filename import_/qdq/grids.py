@@ -10,9 +10,9 @@ from torch import Tensor
 
 from .graph import Graph
 
-__all__ = ["DEQUANTIZE", "QUANTIZE", "Grid", "dequantized_grid", "is_linear", "quantized_grid"]
+__all__ = ["DEQUANTIZE", "DYNAMIC", "QUANTIZE", "Grid", "dequantized_grid", "is_linear", "quantized_grid"]
 
-QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
+QUANTIZE, DEQUANTIZE, DYNAMIC = "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"
 _DOMAINS = ("", "ai.onnx", "com.microsoft")
 _ATTRIBUTES = {
     QUANTIZE: ("axis", "block_size", "output_dtype", "precision", "saturate"),
@@ -57,6 +57,15 @@ class Grid:
         if rank is not None:
             axes = [axis % rank if rank else 0 for axis in axes]
         return axes[0] == axes[1] and self.block_size == other.block_size
+
+    def key(self, graph: Graph) -> tuple[object, ...]:
+        """Returns what is equal only of grids that are the same; may differ where `same_as` is generous."""
+        values: list[object] = []
+        for name in (self.scale, self.zero_point):
+            value = graph.constant(name) if name else None
+            known = None if value is None else value.contiguous().view(-1).view(torch.uint8)
+            values += [name] if value is None or known is None else [value.dtype, bytes(known.numpy())]
+        return (*values, self.axis, self.block_size)
 
     def is_per_tensor(self, graph: Graph) -> bool:
         """Returns whether it has one scale and zero point for all elements."""

@@ -7,9 +7,9 @@ from onnx import AttributeProto, NodeProto, helper
 from .graph import Graph
 from .grids import Grid
 
-__all__ = ["moved_values", "moves_elements"]
+__all__ = ["MOVES", "moved_values", "moves_elements"]
 
-_PLAIN = frozenset(
+MOVES = frozenset(
     [
         "DepthToSpace",
         "Expand",
@@ -28,6 +28,7 @@ _PLAIN = frozenset(
         "Unsqueeze",
     ]
 )
+"""Operators that choose, repeat and arrange elements."""
 
 
 def moves_elements(graph: Graph, node: NodeProto, name: str, grid: Grid) -> bool:
@@ -40,7 +41,7 @@ def moves_elements(graph: Graph, node: NodeProto, name: str, grid: Grid) -> bool
     """
     if node.domain not in ("", "ai.onnx") or list(node.input).count(name) != 1 or node.input[0] != name:
         return False
-    if node.op_type in _PLAIN:
+    if node.op_type in MOVES:
         return True
     attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute if a.type in _SIMPLE}
     if node.op_type == "MaxPool":

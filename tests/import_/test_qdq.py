@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -305,6 +306,30 @@ def test_weights_of_small_floats(element_type: int) -> None:
     assert [n for n, _ in fused.named_parameters()] == ["w8"]
 
 
+@pytest.mark.parametrize("element_type", FLOATS, ids=T.DataType.Name)
+def test_weights_of_small_floats_that_stay_are_buffers(element_type: int) -> None:
+    """torch cannot add gradients of these types, and a step would leave their grid."""
+    opset = 25 if element_type == T.FLOAT4E2M1 else 21
+    constants = {"w8": (np.arange(8.0).reshape(4, 2) % 5, element_type), "s": (np.full((2, 2), 0.1), T.FLOAT)}
+    constants["z"] = (np.zeros((2, 2)), element_type)
+    nodes = [
+        node("DequantizeLinear", "w8 s z", "w", axis=0, block_size=2),
+        node("DequantizeLinear", "w8 s z", "v", axis=0, block_size=2),
+        node("Add", "w v", "u"),
+        node("MatMul", "x u", "y"),
+    ]
+    for fuse in (True, False):
+        module = qt.import_model(make(nodes, constants, x=(2, 4), opset=opset), fuse_qdq=fuse)
+        assert [n for n, _ in module.named_parameters()] == ["s"]
+        assert {"w8", "z"} <= {n for n, _ in module.named_buffers()}
+        x = torch.randn(2, 4, requires_grad=True)
+        module(x).sum().backward()
+        assert x.grad.abs().sum() > 0
+        assert module.get_parameter("s").grad.abs().sum() > 0
+        exported = qt.export_qonnx(module)
+        assert torch.equal(qt.import_model(exported)(x), module(x))
+
+
 @pytest.mark.parametrize("digits", [10, 22, 31])
 def test_biases_of_32_bits(digits: int) -> None:
     """float32 has 24 digits: integers with more come back as the neighbour that is the same float."""
@@ -360,7 +385,7 @@ def test_clipped_weights() -> None:
 
 
 def test_one_weight_read_twice() -> None:
-    """Two DequantizeLinear of the same numbers are one quantizer; of other numbers they stay."""
+    """Two DequantizeLinear of the same numbers are one quantizer; of other numbers each has its floats."""
     constants = {"w8": weights(T.INT8, (4, 4)), "s": (0.1, T.FLOAT), "t": (0.2, T.FLOAT)}
     nodes = [
         node("DequantizeLinear", "w8 s", "a"),
@@ -371,8 +396,24 @@ def test_one_weight_read_twice() -> None:
     fused, _ = both(make(nodes, constants, x=(2, 4)), torch.randn(2, 4))
     assert operators(fused) == ["Quant", "MatMul", "MatMul"]
     nodes[1] = node("DequantizeLinear", "w8 t", "b")
+    fused, plain = both(make(nodes, constants, x=(2, 4)), torch.randn(2, 4))
+    assert kinds(fused) == ["Quant", "Quant"]
+    parameters = dict(fused.named_parameters())
+    assert sorted(parameters) == ["w8", "w8_1"]
+    assert not torch.equal(parameters["w8"], parameters["w8_1"])
+    x = torch.randn(2, 4)
+    fused(x).sum().backward()
+    assert all(p.grad is not None for p in parameters.values())
+    assert torch.equal(qt.import_model(qt.export_qonnx(fused))(x), plain(x))
+
+
+def test_a_bias_of_zeros_that_layers_share() -> None:
+    """Tools make equal constants one; the layers learn biases of their own."""
+    constants = {"b0": (np.zeros(4), T.INT32), **{f"s{i}": (0.1 * i, T.FLOAT) for i in (1, 2, 3)}}
+    nodes = [node("DequantizeLinear", f"b0 s{i}", f"b{i}") for i in (1, 2, 3)]
+    nodes += [node("Sum", "x b1 b2 b3 b1", "y")]
     fused, _ = both(make(nodes, constants, x=(2, 4)), torch.randn(2, 4))
-    assert kinds(fused) == []
+    assert sorted(n for n, _ in fused.named_parameters()) == ["b0", "b0_1", "b0_2"]
 
 
 def test_an_embedding_of_integers() -> None:
@@ -388,17 +429,172 @@ def test_an_embedding_of_integers() -> None:
     assert fused.get_parameter("table").shape == (5, 4)
 
 
-def test_integers_that_others_read_stay() -> None:
-    constants = {"w8": weights(T.INT8, (4, 4)), **U8, "zw": (0, T.INT8)}
+@pytest.mark.parametrize("offset", [0, 2])
+@pytest.mark.parametrize("form", ["tensor", "axis"])
+def test_weights_that_are_read_as_integers_too_are_quantized_again(offset: int, form: str) -> None:
+    """One weight stays one: what reads the integers gets those of the trained weight."""
+    shape, attributes = ((), {}) if form == "tensor" else ((4,), {"axis": 0})
+    constants = {"w8": weights(T.INT8, (4, 4)), "s": (np.full(shape, 0.1), T.FLOAT), "u": (0.1, T.FLOAT)}
+    constants |= {"z": (np.full(shape, offset), T.INT8), "zu": (3, T.UINT8)}
     nodes = [
-        node("DequantizeLinear", "w8 s zw", "w"),
+        node("DequantizeLinear", "w8 s" + " z" * bool(offset), "w", **attributes),
         node("MatMul", "x w", "h"),
-        node("QuantizeLinear", "h s z", "hq"),
+        node("QuantizeLinear", "h u zu", "hq"),
         node("MatMulInteger", "hq w8", "n"),
-        node("Cast", "n", "y", to=T.FLOAT),
+        node("Identity", "w8", "integers"),
+    ]
+    types = {"n": T.INT32, "integers": T.INT8}
+    model = make(nodes, constants, x=(2, 4), outputs=["h", "n", "integers"], output_types=types)
+    fused, _ = both(model, torch.randn(2, 4))
+    assert len(kinds(fused)) == 1
+    weight = fused.get_parameter("w8")
+    fused(torch.randn(2, 4))[0].sum().backward()
+    assert weight.grad is not None
+    with torch.no_grad():
+        weight.add_(1.0).clamp_(-10, 10)
+    y, n, integers = fused(X4)
+    expected = torch.round(weight / 0.1) + offset
+    assert torch.equal(integers, expected.clamp(-128, 127).to(torch.int8))
+    torch.testing.assert_close(y, X4 @ ((integers.float() - offset) * 0.1))
+    exported = qt.export_qonnx(fused)
+    onnx.checker.check_model(exported, full_check=True)
+    assert all(
+        torch.equal(*pair) for pair in zip(qt.import_model(exported)(X4), (y, n, integers), strict=True)
+    )
+
+
+X4 = torch.randn(2, 4, generator=torch.Generator().manual_seed(0))
+
+
+def test_integers_that_an_output_shows_stay() -> None:
+    constants = {"w8": weights(T.INT8, (4, 4)), **SCALE}
+    nodes = [node("DequantizeLinear", "w8 s", "w"), node("MatMul", "x w", "y")]
+    model = make(nodes, constants, x=(2, 4), outputs=["y", "w8"], output_types={"w8": T.INT8})
+    fused, _ = both(model, torch.randn(2, 4))
+    assert kinds(fused) == []
+
+
+def test_scales_that_are_quantized_are_no_weights() -> None:
+    """Scales per row, themselves in 8 bits: constants, of which the weight's quantizer has the product."""
+    constants = {
+        "w8": weights(T.INT8, (4, 4)),
+        "s8": ([10, 20, 30, 40], T.UINT8),
+        **SCALE,
+        "z": (np.zeros(4), T.INT8),
+    }
+    nodes = [
+        node("DequantizeLinear", "s8 s", "rows"),
+        node("DequantizeLinear", "w8 rows z", "w", axis=0),
+        node("MatMul", "x w", "y"),
+    ]
+    fused, plain = both(make(nodes, constants, x=(2, 4)), torch.randn(2, 4))
+    assert operators(fused) == ["Quant", "MatMul"]
+    assert [n for n, _ in fused.named_parameters()] == ["w8"]
+    exported = qt.export_qonnx(fused)
+    assert "rows" in [i.name for i in exported.graph.initializer]
+    assert torch.equal(qt.import_model(exported)(X4), plain(X4))
+
+
+# -- parameters that nodes compute from constants --------------------------------------------------
+
+CHAINS: dict[str, tuple[list[NodeProto], dict[str, Any]]] = {
+    "identity": ([node("Identity", "a", "s")], {"a": (0.1, T.FLOAT)}),
+    "identities": ([node("Identity", "a", "b"), node("Identity", "b", "s")], {"a": (0.1, T.FLOAT)}),
+    "cast": ([node("Cast", "a", "s", to=T.FLOAT)], {"a": (0.1, T.FLOAT16)}),
+    "reshape": ([node("Reshape", "a shape", "s")], {"a": ([0.1], T.FLOAT), "shape": ([], T.INT64)}),
+    "squeeze": ([node("Squeeze", "a", "s")], {"a": ([[0.1]], T.FLOAT)}),
+    "unsqueeze": (
+        [node("Unsqueeze", "a axes", "s")],
+        {"a": (0.1, T.FLOAT), "axes": ([0], T.INT64)},
+    ),
+    "product": ([node("Mul", "a b", "s")], {"a": (0.2, T.FLOAT), "b": (0.5, T.FLOAT)}),
+    "power": ([node("Pow", "two a", "s")], {"two": (2.0, T.FLOAT), "a": (-3.0, T.FLOAT)}),
+    "largest": (
+        [node("Abs", "a", "b"), node("ReduceMax", "b", "top", keepdims=0), node("Div", "top n", "s")],
+        {"a": ([-3.0, 12.7], T.FLOAT), "n": (127.0, T.FLOAT)},
+    ),
+    "piece": (
+        [node("Split", "a", "b c", num_outputs=2), node("Squeeze", "c", "s")],
+        {"a": ([0.3, 0.1], T.FLOAT)},
+    ),
+}
+
+
+@pytest.mark.parametrize("chain", CHAINS)
+@pytest.mark.parametrize("side", ["both", "quantize", "dequantize"])
+def test_a_scale_computed_from_constants(chain: str, side: str) -> None:
+    """As torch's exporter writes it: quantizers of one scale read it through an Identity."""
+    nodes, constants = CHAINS[chain]
+    plain_model = make([*nodes, node("Identity", "s", "y")], constants, outputs=["y"])
+    direct = qt.import_model(plain_model)(torch.zeros(2, 3, 4))
+    constants = {
+        **constants,
+        "w": (np.eye(4), T.FLOAT),
+        "z": (3, T.UINT8),
+        "direct": (direct.detach(), T.FLOAT),
+    }
+    names = ["direct" if side == "dequantize" else "s", "direct" if side == "quantize" else "s"]
+    nodes = [
+        node("MatMul", "x w", "m"),
+        *nodes,
+        node("QuantizeLinear", f"m {names[0]} z", "q"),
+        node("DequantizeLinear", f"q {names[1]} z", "y"),
+    ]
+    fused, _ = both(make(nodes, constants), hard_values((2, 3, 4)).clamp(-50, 50))
+    assert operators(fused) == ["MatMul", "QuantizeDequantizeLinear"]
+    assert [n for n, _ in fused.named_parameters()] == ["w"]
+    fused(torch.randn(2, 3, 4)).sum().backward()
+    assert fused.get_parameter("w").grad.abs().sum() > 0
+    exported = qt.export_qonnx(fused)
+    onnx.checker.check_model(exported, full_check=True)
+    assert [n.op_type for n in exported.graph.node] == ["MatMul", "QuantizeLinear", "DequantizeLinear"]
+    x = torch.randn(2, 3, 4)
+    assert torch.equal(qt.import_model(exported)(x), fused(x))
+
+
+def test_a_zero_point_computed_from_constants() -> None:
+    nodes = [node("Cast", "a", "z", to=T.UINT8), *pair()]
+    fused, _ = both(make(nodes, {**SCALE, "a": (3.0, T.FLOAT)}), hard_values((2, 3, 4)))
+    assert operators(fused) == ["QuantizeDequantizeLinear"]
+    assert int(quantizers(fused)[0].zero_point) == 3
+
+
+def test_a_chain_that_something_else_reads_stays() -> None:
+    nodes = [node("Identity", "a", "s"), *pair(), node("Mul", "y s", "out")]
+    constants = {"a": (0.1, T.FLOAT), "z": (3, T.UINT8)}
+    fused, _ = both(make(nodes, constants, outputs=["out"]), hard_values((2, 3, 4)))
+    assert operators(fused) == ["Identity", "QuantizeDequantizeLinear", "Mul"]
+
+
+def test_a_chain_around_a_subgraph() -> None:
+    then = helper.make_graph(pair("x", "t"), "then", [], [helper.make_tensor_value_info("t", T.FLOAT, None)])
+    other = helper.make_graph(
+        [node("Neg", "x", "e")], "else", [], [helper.make_tensor_value_info("e", T.FLOAT, None)]
+    )
+    nodes = [
+        node("Identity", "a", "s"),
+        node("ReduceSum", "x", "total", keepdims=0),
+        node("Greater", "total zero", "condition"),
+        helper.make_node("If", ["condition"], ["y"], then_branch=then, else_branch=other),
+    ]
+    model = make(nodes, {"a": (0.1, T.FLOAT), "z": (3, T.UINT8), "zero": (0.0, T.FLOAT)})
+    fused, _ = both(model, torch.rand(2, 3, 4))
+    assert kinds(fused) == ["QuantizeDequantizeLinear"]
+
+
+def test_scales_of_a_large_table() -> None:
+    """More of them than of any shape: 5000 rows in half precision, read through a Cast."""
+    scale = np.random.default_rng(0).uniform(0.001, 0.01, 5000)
+    table = np.random.default_rng(1).integers(-128, 128, (5000, 4))
+    constants = {"table": (table, T.INT8), "half": (scale, T.FLOAT16), "i": ([0, 4999], T.INT64)}
+    nodes = [
+        node("Cast", "half", "s", to=T.FLOAT),
+        node("DequantizeLinear", "table s", "rows", axis=0),
+        node("Gather", "rows i", "e"),
+        node("Add", "x e", "y"),
     ]
     fused, _ = both(make(nodes, constants, x=(2, 4)), torch.randn(2, 4))
-    assert kinds(fused) == []
+    assert operators(fused) == ["Quant", "Gather", "Add"]
 
 
 # -- what lies around the pair ---------------------------------------------------------------------
@@ -459,9 +655,70 @@ def test_a_missing_zero_point_is_zero() -> None:
     assert (int(quantizer.bit_width), quantizer.signed) == (4, True)
 
 
-def test_integers_that_are_an_output_stay() -> None:
+def test_integers_that_are_an_output_stay_beside_the_quantizer() -> None:
     model = make(pair(), ODD, outputs=["y", "y_q"], output_types={"y_q": T.UINT8})
-    fused, _ = both(model, hard_values((2, 3, 4)))
+    fused, plain = both(model, hard_values((2, 3, 4)))
+    assert sorted(operators(fused)) == ["QuantizeDequantizeLinear", "QuantizeLinear"]
+    x = torch.randn(2, 3, 4, requires_grad=True)
+    fused(x)[0].sum().backward()
+    assert x.grad.abs().sum() > 0
+    exported = qt.export_qonnx(fused)
+    onnx.checker.check_model(exported, full_check=True)
+    again = qt.import_model(exported)
+    assert all(torch.equal(*results) for results in zip(again(x), plain(x), strict=True))
+
+
+@pytest.mark.parametrize("offset", [0, 3])
+def test_moved_integers_that_others_read_stay_beside_moved_floats(offset: int) -> None:
+    """What moves them is there twice then: once for the integers and once for the floats."""
+    nodes = [
+        pair()[0],
+        node("Transpose", "y_q", "t", perm=[2, 0, 1], name="move"),
+        node("Split", "t", "a b", axis=0, num_outputs=2, name="cut"),
+        node("DequantizeLinear", "a s z", "fa"),
+        node("DequantizeLinear", "t s z", "ft"),
+        node("Cast", "b", "n", to=T.INT32),
+    ]
+    constants = {**SCALE, "z": (offset, T.UINT8)}
+    outputs, types = ["fa", "ft", "n", "t"], {"n": T.INT32, "t": T.UINT8}
+    fused, plain = both(make(nodes, constants, outputs=outputs, output_types=types), hard_values((2, 3, 4)))
+    quantizer = "QuantizeDequantizeLinear" if offset else "Quant"
+    expected = ["Cast", quantizer, "QuantizeLinear", "Split", "Split", "Transpose", "Transpose"]
+    assert sorted(operators(fused)) == sorted(expected)
+    x = torch.randn(2, 3, 4, requires_grad=True)
+    (fused(x)[0].sum() + fused(x)[1].sum()).backward()
+    assert x.grad.abs().sum() > 0
+    exported = qt.export_qonnx(fused)
+    onnx.checker.check_model(exported, full_check=True)
+    again = qt.import_model(exported)
+    assert all(torch.equal(*results) for results in zip(again(x), plain(x), strict=True))
+
+
+@pytest.mark.parametrize("order", ["Max Min", "Min Max"])
+@pytest.mark.parametrize("first", [True, False])
+def test_max_and_min_are_a_clip(order: str, first: bool) -> None:
+    constants = {**SCALE, "z": (0, T.INT8), "Max": (-7, T.INT8), "Min": ([7], T.INT8)}
+    one, two = order.split()
+    nodes = [
+        node("QuantizeLinear", "x s z", "q"),
+        node(one, f"q {one}" if first else f"{one} q", "a"),
+        node(two, f"a {two}" if first else f"{two} a", "c"),
+        node("DequantizeLinear", "c s z", "y"),
+    ]
+    fused, _ = both(make(nodes, constants), hard_values((2, 3, 4)))
+    assert operators(fused) == ["Quant"]
+    (quantizer,) = quantizers(fused)
+    assert (int(quantizer.bit_width), quantizer.narrow) == (4, True)
+
+
+def test_a_max_that_adds_a_dimension_stays() -> None:
+    constants = {**SCALE, "z": (0, T.INT8), "low": ([[[[-7]]]], T.INT8)}
+    nodes = [
+        node("QuantizeLinear", "x s z", "q"),
+        node("Max", "q low", "c"),
+        node("DequantizeLinear", "c s z", "y"),
+    ]
+    fused, _ = both(make(nodes, constants), hard_values((2, 3, 4)))
     assert kinds(fused) == []
 
 
@@ -481,7 +738,7 @@ def test_computed_scales_stay() -> None:
 
 def test_integers_of_x_stay() -> None:
     nodes = [node("Cast", "x", "n", to=T.INT32), *pair("n")]
-    fused, _ = both(make(nodes, U8), torch.randn(2, 3, 4) * 100)
+    fused, _ = both(make(nodes, U8, opset=13), torch.randn(2, 3, 4) * 100)
     assert kinds(fused) == []
 
 
@@ -689,6 +946,95 @@ def test_pairs_in_subgraphs() -> None:
     for sign in (1, -1):
         x = sign * torch.rand(2, 3, 4)
         assert torch.equal(again(x), fused(x))
+
+
+# -- what is told of pairs that stay ---------------------------------------------------------------
+
+LAYER = {"w": (np.ones((4, 4)), T.FLOAT)}
+STAYING: dict[str, tuple[list[NodeProto], dict[str, Any], str]] = {
+    "other scale": (
+        [node("QuantizeLinear", "m s z", "q"), node("DequantizeLinear", "q t z", "y")],
+        {**ODD, "t": (0.2, T.FLOAT)},
+        "1 QuantizeLinear stays in the graph .*node 'q' .*whose DequantizeLinear has other parameters",
+    ),
+    "negative scale": (pair("m"), {"s": (-0.1, T.FLOAT), "z": (3, T.UINT8)}, "is not positive and finite"),
+    "computed": (
+        [node("ReduceMax", "x", "s", keepdims=0), *pair("m")],
+        {"z": (3, T.UINT8)},
+        r"node 'y_QuantizeLinear' .*whose scale or zero point is computed from data",
+    ),
+    "two": (
+        [*pair("m", "h"), node("MatMul", "h w", "n"), *pair("n")],
+        {"s": (0.0, T.FLOAT), "z": (3, T.UINT8)},
+        "2 QuantizeLinear stay in the graph .*the first: node 'h_QuantizeLinear'",
+    ),
+    "joined": (
+        [
+            node("QuantizeLinear", "m s z", "q"),
+            node("Concat", "q q", "c", axis=0),
+            node("DequantizeLinear", "c s z", "y"),
+        ],
+        ODD,
+        "behind which another operator comes before the DequantizeLinear",
+    ),
+    "not saturated": (
+        [
+            node("QuantizeLinear", "m s z", "q", saturate=0),
+            node("DequantizeLinear", "q s z", "y"),
+        ],
+        {**SCALE, "z": (0, T.FLOAT8E4M3FN)},
+        "which does more than to round to a grid",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", STAYING)
+def test_pairs_that_stop_a_weights_training_are_told(case: str) -> None:
+    nodes, constants, text = STAYING[case]
+    model = make([node("MatMul", "x w", "m"), *nodes], {**LAYER, **constants})
+    with pytest.warns(UserWarning, match=text) as record:
+        qt.import_model(model)
+    assert len(record) == 1
+    assert record[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        qt.import_model(model, fuse_qdq=False)  # which asks for it
+
+
+def test_pairs_in_subgraphs_are_told_of() -> None:
+    then = helper.make_graph(
+        [node("QuantizeLinear", "m s z", "q"), node("DequantizeLinear", "q t z", "t1")],
+        "then",
+        [],
+        [helper.make_tensor_value_info("t1", T.FLOAT, None)],
+    )
+    other = helper.make_graph(
+        [node("Neg", "x", "e")], "else", [], [helper.make_tensor_value_info("e", T.FLOAT, None)]
+    )
+    branches = {"then_branch": then, "else_branch": other}
+    nodes = [node("MatMul", "x w", "m"), helper.make_node("If", ["c"], ["y"], **branches)]
+    constants = {**LAYER, **ODD, "t": (0.2, T.FLOAT), "c": (True, T.BOOL)}
+    with pytest.warns(UserWarning, match="node 'q' .*other parameters"):
+        qt.import_model(make(nodes, constants))
+
+
+def test_nothing_is_told_where_no_weight_is_stopped() -> None:
+    """Of integers that are computed on, of a pair at the input, and of what is fused beside integers."""
+    integers = [
+        node("MatMul", "x w", "m"),
+        node("QuantizeLinear", "m s z", "q"),
+        node("MatMulInteger", "q w8", "n"),
+        node("Cast", "n", "f", to=T.FLOAT),
+        node("QuantizeLinear", "x s z", "xq"),
+        node("DequantizeLinear", "xq t z", "d"),
+        node("Add", "d f", "e"),
+        *pair("e"),
+        node("Cast", "y_q", "i", to=T.INT32),
+    ]
+    constants = {**LAYER, **ODD, "w8": weights(T.INT8, (4, 4)), "t": (0.2, T.FLOAT)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        qt.import_model(make(integers, constants, outputs=["y", "i"], output_types={"i": T.INT32}))
 
 
 # -- the module ------------------------------------------------------------------------------------
