@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import onnx
@@ -14,7 +13,7 @@ from torch import Tensor, fx
 from qonnx_torch.dtypes import torch_dtype
 from qonnx_torch.errors import ExportError, UnsupportedModelError
 from qonnx_torch.nn.subgraphs import SubgraphOperator
-from qonnx_torch.ordering import label, subgraphs
+from qonnx_torch.ordering import is_constant, label, subgraphs
 from qonnx_torch.passes.shapes import (
     DataDependentShapeError,
     UndeclaredInputsError,
@@ -60,7 +59,7 @@ def tensor_changes(
     headers = {i.name: (i.data_type, tuple(i.dims)) for i in model.graph.initializer}
     live = {origin.name for origin in provenance.tensors}
     for node in model.graph.node:
-        if node.op_type == "Constant" and node.output and node.output[0] in live:
+        if is_constant(node) and node.output and node.output[0] in live:
             info = constant_info(node).type.tensor_type
             headers[node.output[0]] = info.elem_type, tuple(d.dim_value for d in info.shape.dim)
     changes = []
@@ -88,21 +87,6 @@ def _subgraphs(module: fx.GraphModule) -> Iterator[tuple[str, fx.GraphModule]]:
                 yield f"{target}.{name}.", graph
 
 
-def _replaces_inputs(module: fx.GraphModule, args: Sequence[Tensor]) -> bool:
-    """Returns whether example inputs say other than what the file declares, so that they take its place."""
-    declared = declared_inputs(module)
-    if declared is None or len(declared) != len(args):
-        return True
-    return any(
-        spec.shape is None
-        or not isinstance(x, Tensor)
-        or spec.dtype is not x.dtype
-        or len(spec.shape) != x.ndim
-        or any(isinstance(d, int) and d != size for d, size in zip(spec.shape, x.shape, strict=True))
-        for spec, x in zip(declared, args, strict=True)
-    )
-
-
 def infer_values(
     module: fx.GraphModule, args: tuple[Tensor, ...], changes: Sequence[TensorChange], *, required: bool
 ) -> dict[str, ValueInfo]:
@@ -114,19 +98,16 @@ def infer_values(
 
     Args:
         module: the module to write.
-        args: example inputs, or none. Where they agree with what is declared, that is preferred: it names
-            the dynamic dimensions.
+        args: example inputs, or none. They are sizes that work: dimensions that the file declares dynamic
+            stay so, unless the examples contradict.
         changes: what `tensor_changes` gives.
         required: whether there are no declarations to fall back on.
 
     Raises:
         ExportError: a node cannot be inferred; the message names it.
     """
-    if args and not _replaces_inputs(module, args):
-        with suppress(UnsupportedModelError):
-            return infer_shapes(module)
     try:
-        return infer_shapes(module, *args)
+        return infer_shapes(module, *args, dynamic=True)
     except UnsupportedModelError as error:
         undeclared = isinstance(error, UndeclaredInputsError)
         depends = isinstance(error, DataDependentShapeError)
@@ -135,15 +116,13 @@ def infer_values(
         if not required and not other and (undeclared or depends or dynamic):
             return {}
         if depends and not other:
-            return infer_shapes(module, *args, partial=True)
+            return infer_shapes(module, *args, partial=True, dynamic=True)
         if undeclared:
             reason = "the shapes of the inputs are not declared; give example inputs as args"
         else:
             reason = str(error).partition("\n\n")[0]
             if depends and other:
                 reason += f"; nor do the file's declarations hold: {other[0]} has another shape or dtype now"
-            elif dynamic and not depends:
-                reason += "; if the dynamic dimensions take only certain sizes, give example inputs as args"
         raise ExportError(f"the graph cannot be written: {reason}{_conversion(changes)}") from error
 
 

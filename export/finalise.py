@@ -19,7 +19,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto,
 from qonnx_torch.dtypes import onnx_element_type
 from qonnx_torch.errors import ExportError
 from qonnx_torch.ops import resolve_rounding_mode
-from qonnx_torch.ordering import all_nodes, free_names, sorted_nodes, subgraphs
+from qonnx_torch.ordering import all_nodes, free_names, is_constant, sorted_nodes, subgraphs
 from qonnx_torch.passes.shapes import ValueInfo
 from qonnx_torch.registry import CHANNELS_LAST_DOMAIN, QONNX_DOMAIN, canonical_domain, is_stray_qonnx
 
@@ -115,7 +115,7 @@ def _sort(graph: GraphProto) -> None:
 def _set_value_infos(graph: GraphProto, infos: Mapping[str, ValueInfo], packed: Mapping[str, int]) -> None:
     declared = {v.name: v for v in graph.value_info}
     ends = {v.name for v in (*graph.input, *graph.output)}
-    constants = {n.output[0]: constant_info(n) for n in graph.node if n.op_type == "Constant"}
+    constants = {n.output[0]: constant_info(n) for n in graph.node if is_constant(n)}
     result: list[ValueInfoProto] = []
     optionals = _optionals(graph)
     for name in dict.fromkeys(o for n in graph.node for o in n.output if o):

@@ -14,6 +14,7 @@ import qonnx_torch.nn as qnn
 from qonnx_torch.dtypes import PACKED_TYPES
 from qonnx_torch.errors import ExportError
 from qonnx_torch.nn.subgraphs import SubgraphOperator
+from qonnx_torch.ordering import is_constant
 from qonnx_torch.passes.tensors import named_tensors
 from qonnx_torch.provenance import (
     Provenance,
@@ -98,7 +99,7 @@ class _Graph:
             child.declare_values()
         self.fill_attributes()
         initializers = {i.name: i for i in self.proto.initializer}
-        constants = {n.output[0]: n for n in self.proto.node if n.op_type == "Constant" and n.output}
+        constants = {n.output[0]: n for n in self.proto.node if is_constant(n) and n.output}
         for origin in self.tensors:
             groups = _groups(origin, state, self.module)
             tensor = state[groups[0][0]]

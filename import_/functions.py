@@ -2,208 +2,237 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import onnx
-import onnx_ir as ir
-from onnx import FunctionProto, ModelProto, NodeProto, ValueInfoProto
-from onnx_ir.passes.common import InlinePass
+from onnx import FunctionProto, ModelProto, NodeProto
 
-from qonnx_torch.errors import InvalidModelError, UnsupportedModelError, shortened
-from qonnx_torch.ordering import check_nodes, label, subgraphs
-from qonnx_torch.registry import REGISTRY, canonical_domain
+from qonnx_torch.errors import InvalidModelError, UnsupportedModelError
+from qonnx_torch.ordering import check_nodes, label
+from qonnx_torch.registry import CHANNELS_LAST_DOMAIN, REGISTRY, canonical_domain
+
+from .constants import is_constant
+from .dialects import canonical_domain_of, mark_version
+from .inlining import DEEPEST, Key, inline_calls, key_of, levels, spelled
+from .legacy import is_rewritten
+from .sparse import make_dense
+from .tensors import TensorStore
 
 __all__ = ["inline_functions"]
 
-_MOST_NODES = 1_000_000
-"""A model whose functions call functions may become this long, no longer."""
+_MOST_NODES = 100_000
+_TIMES = 4
+"""Bodies may become so many nodes, and so many times those of the file."""
 
-_Key = tuple[str, str, str]
+_BEYOND = 1 << 62  # no size is counted further: functions that call functions make numbers of any length
 
 
-def inline_functions(model: ModelProto) -> None:
+def inline_functions(model: ModelProto, tensors: TensorStore) -> None:
     """Replaces the calls of a model's own functions, in place, so that none is left.
 
     A function that has the name of an operator known here is dropped and the operator takes its place (with
     all its overloads). The body of any other takes the place of its call, however deep functions call
-    functions and in whichever subgraph.
+    functions and in whichever subgraph. A node of a body that means something else, or is written otherwise,
+    in the operator set that the model imports is read at the version that its function imports.
+
+    Args:
+        model: the model.
+        tensors: says how large the model is.
 
     Raises:
         InvalidModelError: functions that call each other in a circle, two functions of one name, or a call
-            that no function of that name has an overload for.
-        UnsupportedModelError: bodies that would grow beyond a million nodes, or one written for an operator
-            set that means something else than the model's.
+            that no function of that name has an overload for, or with more inputs or outputs than it has.
+        UnsupportedModelError: bodies that would grow beyond a hundred thousand nodes and four times the
+            file's, or to many times the file's bytes.
 
     Source: ONNX IR specification, Functions (IR version 8; overloads since 10).
     """
     if not model.functions:
         return
-    known = {(f.domain, f.name) for f in model.functions if _is_known(f.domain, f.name)}
-    kept = [f for f in model.functions if (f.domain, f.name) not in known]
-    for node in _all_nodes([*model.graph.node, *(n for f in kept for n in f.node)]):
-        if node.overload and (node.domain, node.op_type) in known:
+    known = {_name(f) for f in model.functions if REGISTRY.find(*_name(f), 1 << 30) is not None}
+    kept = [f for f in model.functions if _name(f) not in known]
+    for _, node in levels([*model.graph.node, *(n for f in kept for n in f.node)]):
+        if node.overload and (canonical_domain(node.domain), node.op_type) in known:
             node.overload = ""
     functions = _by_key(kept)
-    calls = _expanded_calls(model, functions)
-    if calls:
-        graph = model.graph
+    graph = model.graph
+    outline = _outline(graph.node, functions, {_name(f) for f in kept})
+    if outline.calls:
         values = [v.name for v in (*graph.input, *graph.initializer)]
         check_nodes(graph.node, values, [o.name for o in graph.output])
-        for key in calls:
-            check_nodes(functions[key].node, functions[key].input, functions[key].output)
-        _inline(model, [functions[key] for key in calls])
+        most = _MOST_NODES + _TIMES * sum(
+            1 for _ in levels([*graph.node, *(n for f in kept for n in f.node)])
+        )
+        called = _measured(outline, functions, most, tensors)
+        for function in called.values():
+            check_nodes(function.node, function.input, function.output)
+        version_of = _versions(model, called)
+        inline_calls(graph, called, tensors, most, version_of, mark_version)
+        make_dense(model, tensors)  # a sparse constant may have been an attribute of a call
     del model.functions[:]
 
 
-def _is_known(domain: str, name: str) -> bool:
-    return REGISTRY.find(canonical_domain(domain), name, 1 << 30) is not None
+def _name(function: FunctionProto) -> tuple[str, str]:
+    return canonical_domain(function.domain), function.name
 
 
-def _by_key(functions: Sequence[FunctionProto]) -> dict[_Key, FunctionProto]:
-    result: dict[_Key, FunctionProto] = {}
+def _by_key(functions: Sequence[FunctionProto]) -> dict[Key, FunctionProto]:
+    result: dict[Key, FunctionProto] = {}
     for function in functions:
-        key = (function.domain, function.name, function.overload)
+        key = (*_name(function), function.overload)
         if key in result:
-            raise InvalidModelError(f"the function {_spell(key)} is defined twice")
+            raise InvalidModelError(f"the function {spelled(key)} is defined twice")
         result[key] = function
     return result
 
 
-def _spell(key: _Key) -> str:
-    domain, name, overload = key
-    return f"{domain}::{name}" + (f" (overload {overload!r})" if overload else "")
+@dataclass(frozen=True, slots=True)
+class _Size:
+    """How much a body is, calls expanded."""
+
+    nodes: int
+    content: int  # bytes
+    height: int  # graphs in each other
 
 
-def _all_nodes(nodes: Sequence[NodeProto]) -> Iterator[NodeProto]:
-    """Yields nodes and those of their subgraphs."""
-    waiting = list(nodes)
-    while waiting:
-        node = waiting.pop()
-        yield node
-        for graph in subgraphs(node).values():
-            waiting.extend(graph.node)
+@dataclass(frozen=True, slots=True)
+class _Outline:
+    """The nodes of a graph or body: how often it calls each function, how deep, and its own size."""
+
+    calls: Counter[Key]
+    depths: Mapping[Key, int]
+    own: _Size
 
 
-def _called(nodes: Sequence[NodeProto], functions: dict[_Key, FunctionProto]) -> Counter[_Key]:
-    """Returns how often each function is called by nodes, directly."""
-    names = {(domain, name) for domain, name, _ in functions}
-    calls: Counter[_Key] = Counter()
-    for node in _all_nodes(nodes):
-        key = (node.domain, node.op_type, node.overload)
+def _outline(
+    nodes: Sequence[NodeProto], functions: Mapping[Key, FunctionProto], names: set[tuple[str, str]]
+) -> _Outline:
+    calls: Counter[Key] = Counter()
+    depths: dict[Key, int] = {}
+    count = height = 0
+    for level, node in levels(nodes):
+        key = key_of(node)
         if key in functions:
             calls[key] += 1
-        elif (node.domain, node.op_type) in names:
+            depths[key] = max(level, depths.get(key, 0))
+        elif key[:2] in names:
             raise InvalidModelError(
-                f"node {label(node)} calls {_spell(key)}, which the model does not define"
+                f"node {label(node)} calls {spelled(key)}, which the model does not define"
             )
-    return calls
+        count, height = count + 1, max(height, level)
+    return _Outline(calls, depths, _Size(count, sum(node.ByteSize() for node in nodes), height))
 
 
-def _expanded_calls(model: ModelProto, functions: dict[_Key, FunctionProto]) -> list[_Key]:
-    """Returns the functions that the graph calls, directly or not; checks that they end, and how large."""
-    within = {key: _called(f.node, functions) for key, f in functions.items()}
-    sizes: dict[_Key, int] = {}
-    for start in functions:
-        _measure(start, functions, within, sizes)
-    calls = _called(model.graph.node, functions)
-    total = sum(sizes[key] * count for key, count in calls.items())
-    if total > _MOST_NODES:
+def _measured(
+    graph: _Outline, functions: Mapping[Key, FunctionProto], most: int, tensors: TensorStore
+) -> dict[Key, FunctionProto]:
+    """Returns the functions that a graph calls, directly or not; checks that they end, and how large."""
+    names = {key[:2] for key in functions}
+    sizes: dict[Key, _Size] = {}
+    outlines: dict[Key, _Outline] = {}
+    for start in graph.calls:
+        path: list[tuple[Key, Iterator[Key]]] = []  # no recursion: chains may be long
+        step: Key | None = start
+        while step is not None or path:
+            if step is not None and step not in sizes:
+                if step in outlines:
+                    raise InvalidModelError(f"the function {spelled(step)} calls itself")
+                outlines[step] = _outline(functions[step].node, functions, names)
+                path.append((step, iter(outlines[step].calls)))
+            if not path:
+                break
+            step = next(path[-1][1], None)
+            if step is None:
+                key, _ = path.pop()
+                sizes[key] = _expanded(outlines[key], sizes)
+    total = _expanded(graph, sizes)
+    nodes = sum(sizes[key].nodes * count for key, count in graph.calls.items())
+    if nodes > most:
         raise UnsupportedModelError(
-            f"the model's functions would be inlined into {total} nodes; at most {_MOST_NODES} are"
+            f"the model's functions would be inlined into {nodes} nodes; at most {most} are"
         )
-    reached = set(calls)
-    waiting = list(calls)
-    while waiting:
-        more = set(within[waiting.pop()]) - reached
-        reached |= more
-        waiting += more
-    return [key for key in functions if key in reached]
+    if total.height > DEEPEST:
+        raise UnsupportedModelError(f"inlining the model's functions nests graphs more than {DEEPEST} deep")
+    for key, count in graph.calls.items():
+        tensors.charge(sizes[key].content * count, f"the body of the function {spelled(key)}")
+    return {key: functions[key] for key in outlines}
 
 
-def _measure(
-    start: _Key,
-    functions: dict[_Key, FunctionProto],
-    within: dict[_Key, Counter[_Key]],
-    sizes: dict[_Key, int],
-) -> None:
-    """Notes how many nodes a function's body has, calls expanded (no recursion: chains may be long)."""
-    path: list[_Key] = [start]
-    open_keys = {start}
-    while path:
-        key = path[-1]
-        missing = next((k for k in within[key] if k not in sizes), None) if key not in sizes else None
-        if missing is not None:
-            if missing in open_keys:
-                raise InvalidModelError(f"the function {_spell(missing)} calls itself")
-            path.append(missing)
-            open_keys.add(missing)
-            continue
-        own = sum(1 for _ in _all_nodes(functions[key].node))
-        sizes[key] = own + sum(sizes[k] * n for k, n in within[key].items())
-        open_keys.discard(path.pop())
+def _expanded(outline: _Outline, sizes: Mapping[Key, _Size]) -> _Size:
+    """Returns the size of nodes with the bodies in the place of the calls."""
+    nodes, content, height = outline.own.nodes, outline.own.content, outline.own.height
+    for key, count in outline.calls.items():
+        nodes = min(nodes + sizes[key].nodes * count, _BEYOND)
+        content = min(content + sizes[key].content * count, _BEYOND)
+        height = max(height, outline.depths[key] + sizes[key].height)
+    return _Size(nodes, content, height)
 
 
-def _inline(model: ModelProto, functions: Sequence[FunctionProto]) -> None:
-    """Puts the bodies in place of the calls. The initializers' data stay out of it: they may be gigabytes."""
-    graph = model.graph
-    light = ModelProto(ir_version=model.ir_version, opset_import=model.opset_import, functions=functions)
-    _import_domains(light)
-    light.graph.name = graph.name
-    light.graph.node.extend(graph.node)
-    light.graph.output.extend(graph.output)
-    names = dict.fromkeys([*(i.name for i in graph.input), *(i.name for i in graph.initializer)])
-    light.graph.input.extend(ValueInfoProto(name=name) for name in names)
-    try:
-        result = ir.to_proto(InlinePass()(ir.from_proto(light)).model)
-    except (ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
-        cause: BaseException = error
-        while cause.__cause__ is not None:  # each level of the graph wraps the error of the one below
-            cause = cause.__cause__
-        reason = shortened(str(cause).partition("\n")[0])
-        raise InvalidModelError(f"the model's functions cannot be inlined: {reason}") from None
-    del graph.node[:]
-    graph.node.extend(result.graph.node)
-    del model.opset_import[:]
-    model.opset_import.extend(result.opset_import)
-
-
-def _import_domains(model: ModelProto) -> None:
-    """Imports what the bodies need, and refuses bodies that the model's operator sets would misread."""
-    versions = {entry.domain: entry.version for entry in model.opset_import}
-    for function in model.functions:
+def _versions(
+    model: ModelProto, functions: Mapping[Key, FunctionProto]
+) -> Callable[[Key, NodeProto], int | None]:
+    """Imports what the bodies need; returns at which version a function's node has to be read, if another."""
+    versions: dict[str, int] = {}
+    for entry in model.opset_import:
+        domain = canonical_domain(entry.domain)
+        versions[domain] = max(entry.version, versions.get(domain, 0))
+    changed: dict[Key, dict[str, int]] = {}
+    for key, function in functions.items():
+        own: dict[str, int] = {}
         for entry in function.opset_import:
-            if entry.domain not in versions:
-                versions[entry.domain] = entry.version
-                model.opset_import.append(entry)
-            wanted = versions[entry.domain]
-            if entry.version == wanted:
-                continue
-            changed = next(
-                (
-                    node
-                    for node in _all_nodes(function.node)
-                    if node.domain == entry.domain and not _same(node, entry.version, wanted)
-                ),
-                None,
-            )
-            if changed is not None:
-                raise UnsupportedModelError(
-                    f"the function {function.domain}::{function.name} is written for version "
-                    f"{entry.version} of {entry.domain or 'ai.onnx'}, where {changed.op_type} means "
-                    f"something else than in the model's {wanted}; write both for one version"
-                )
-            entry.version = wanted
+            domain = canonical_domain(entry.domain)
+            own[domain] = max(entry.version, own.get(domain, 0))
+        for domain, version in own.items():
+            if domain not in versions:
+                versions[domain] = version
+                model.opset_import.add(domain=domain, version=version)
+        own[CHANNELS_LAST_DOMAIN] = own.get("", versions.get("", 0))  # as `OperatorSets` has it
+        changed[key] = {d: v for d, v in own.items() if v != versions.get(d, versions.get("", v))}
+
+    def version_of(key: Key, node: NodeProto) -> int | None:
+        if not changed[key] or is_constant(node):
+            return None
+        domain = canonical_domain_of(node)
+        version = changed[key].get(domain)
+        wanted = versions.get(domain, versions.get("", 0))
+        return None if version is None or _same(domain, node.op_type, version, wanted) else version
+
+    return version_of
 
 
-def _same(node: NodeProto, version: int, other: int) -> bool:
-    """Whether an operator is the same in two versions of its domain."""
-    if node.domain in ("", "ai.onnx"):
-        try:
-            first, second = (onnx.defs.get_schema(node.op_type, v) for v in (version, other))
-        except onnx.defs.SchemaError:
-            return True
-        return first.since_version == second.since_version
-    domain = canonical_domain(node.domain)
-    ours = [REGISTRY.find(domain, node.op_type, v) for v in (version, other)]
-    return ours[0] is ours[1]
+@functools.cache
+def _same(domain: str, op_type: str, version: int, wanted: int) -> bool:
+    """Whether an operator of one version can be read and written as in another: types may be added."""
+    operators = [REGISTRY.find(domain, op_type, v) for v in (version, wanted)]
+    if operators[0] is not operators[1] or (not domain and is_rewritten(op_type, version, wanted)):
+        return False
+    old, new = _schema(domain, op_type, version), _schema(domain, op_type, wanted)
+    if old is None or new is None:
+        return old is new
+    if old.since_version == new.since_version:
+        return True
+    return (
+        version < wanted
+        and (old.min_input, old.max_input) == (new.min_input, min(new.max_input, old.max_input))
+        and (old.min_output, old.max_output) == (new.min_output, min(new.max_output, old.max_output))
+        and all(_same_attribute(a, new.attributes.get(name)) for name, a in old.attributes.items())
+        and not any(a.required for name, a in new.attributes.items() if name not in old.attributes)
+    )
+
+
+def _schema(domain: str, op_type: str, version: int) -> onnx.defs.OpSchema | None:
+    try:
+        return onnx.defs.get_schema(op_type, version, domain)
+    except onnx.defs.SchemaError:
+        return None
+
+
+def _same_attribute(old: onnx.defs.OpSchema.Attribute, new: onnx.defs.OpSchema.Attribute | None) -> bool:
+    return new is not None and (old.type, old.required, old.default_value) == (
+        new.type,
+        new.required,
+        new.default_value,
+    )

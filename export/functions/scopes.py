@@ -11,6 +11,8 @@ import numpy.typing as npt
 import onnx
 from onnx import AttributeProto, NodeProto, TensorProto, numpy_helper, shape_inference
 
+from qonnx_torch.ordering import is_constant
+
 __all__ = ["Body", "Known", "Scope", "all_nodes", "infer", "scoped_nodes"]
 
 Body = onnx.GraphProto | onnx.FunctionProto
@@ -147,7 +149,7 @@ def _declared(graph: onnx.GraphProto) -> dict[str, Known]:
 
 def _constant_value(node: NodeProto) -> TensorProto | None:
     """Returns the tensor of a Constant node."""
-    for attribute in node.attribute if node.op_type == "Constant" and not node.domain else ():
+    for attribute in node.attribute if is_constant(node) else ():
         value = onnx.helper.get_attribute_value(attribute)
         match attribute.name:
             case "value":

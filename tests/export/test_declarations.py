@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx.parser
 import pytest
 import torch
 from onnx import TensorProto, helper
@@ -123,28 +124,90 @@ def test_example_inputs_that_agree_keep_the_dynamic_dimensions(make_model: MakeM
     assert declared(qt.export_qonnx(module, args=x).graph.output[0])[0] == ["batch", 3]
 
 
-def dynamic_reshape(make_model: MakeModel) -> onnx.ModelProto:
-    """Returns a model that takes only even numbers of rows, which no declaration can say."""
+def dynamic_reshape(make_model: MakeModel, group: int) -> onnx.ModelProto:
+    """Returns a model that takes only multiples of `group` rows, which no declaration can say."""
     return make_model(
         [
             helper.make_node("Reshape", ["x", "shape"], ["r"], "reshape"),
             helper.make_node("Mul", ["r", "w"], ["y"], "mul"),
         ],
         inputs={"x": ("rows", 3)},
-        initializers={"shape": np.array([-1, 2, 3]), "w": np.ones((2, 3), np.float32)},
+        initializers={"shape": np.array([-1, group, 3]), "w": np.ones((group, 3), np.float32)},
     )
 
 
 def test_dynamic_dimensions_of_certain_sizes(make_model: MakeModel) -> None:
-    module = qt.import_model(dynamic_reshape(make_model))
+    module = qt.import_model(dynamic_reshape(make_model, 2))
     assert [n.op_type for n in qt.export_qonnx(module).graph.node] == ["Reshape", "Mul"]
     module.w = nn.Parameter(torch.rand(1, 1, 2, 3))
+    for args in ((), (torch.rand(8, 3),)):
+        model = qt.export_qonnx(module, args=args)
+        assert declared(model.graph.input[0])[0] == ["rows", 3]
+        assert declared(model.graph.output[0])[0] == [1, "", 2, 3]
+
+
+def test_example_inputs_are_sizes_that_work(make_model: MakeModel) -> None:
+    """Multiples of 11 are not among those that are tried; the example's size and its multiples are."""
+    module = qt.import_model(dynamic_reshape(make_model, 11))
+    module.w = nn.Parameter(torch.rand(1, 1, 11, 3))
     text = refusal(module)
     assert "node 'reshape' (Reshape)" in text
+    assert "the sizes tried for the dynamic dimensions were rows = 37 (other sizes fail, too)" in text
     assert text.endswith("if the dynamic dimensions take only certain sizes, give example inputs as args")
-    model = qt.export_qonnx(module, args=(torch.rand(8, 3),))
-    assert declared(model.graph.input[0])[0] == [8, 3]
-    assert declared(model.graph.output[0])[0] == [1, 4, 2, 3]
+    model = qt.export_qonnx(module, args=(torch.rand(22, 3),))
+    assert declared(model.graph.input[0])[0] == ["rows", 3]
+    assert declared(model.graph.output[0])[0] == [1, "", 11, 3]
+
+
+def test_examples_of_another_type_leave_dynamic_dimensions_so(make_model: MakeModel) -> None:
+    module = qt.import_model(linear(make_model, rows="batch")).double()
+    model = qt.export_qonnx(module, args=(torch.rand(5, 4, dtype=torch.float64),))
+    onnx.checker.check_model(model, full_check=True)
+    assert declared(model.graph.input[0]) == (["batch", 4], TensorProto.DOUBLE)
+
+
+def test_a_name_of_two_sizes_does_not_stay(make_model: MakeModel) -> None:
+    node = helper.make_node("Concat", ["x", "z"], ["y"], "concat", axis=0)
+    module = qt.import_model(make_model([node], inputs={"x": ("n", 3), "z": ("n", 3)}))
+    model = qt.export_qonnx(module, args=(torch.rand(2, 3), torch.rand(4, 3)))
+    assert [declared(v)[0] for v in model.graph.input] == [[2, 3], [4, 3]]
+
+
+UNET = """<ir_version: 9, opset_import: ["": 17]>
+g (float[N,3,H,W] x) => (float[N,6,H,W] y) <float[3,3,1,1] w = {1,0,0,0,1,0,0,0,1}, float[4] s = {1,1,2,2}> {
+    p = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (x)
+    c = Conv (p, w)
+    u = Resize <mode = "nearest"> (c, , s)
+    y = Concat <axis = 1> (u, x)
+}"""
+
+
+@pytest.mark.parametrize("example", [False, True], ids=["", "example"])
+@pytest.mark.parametrize("edited", ["", "opset", "quantized", "folded"])
+def test_a_dynamic_unet_stays_dynamic(edited: str, example: bool) -> None:
+    x = torch.rand(1, 3, 8, 8)
+    module = qt.import_model(onnx.parser.parse_model(UNET))
+    if edited == "quantized":
+        module = qt.quantize(module, qt.QuantizationConfig(), calibration=[x])
+    elif edited == "folded":
+        module = qt.fold_for_inference(module)
+    options: dict[str, Any] = {"opset_version": 21} if edited == "opset" else {}
+    model = qt.export_qonnx(module, args=(x,) if example else (), **options)
+    onnx.checker.check_model(model, full_check=True)
+    assert declared(model.graph.input[0])[0] == ["N", 3, "H", "W"]
+    assert declared(model.graph.output[0])[0] == ["N", 6, "H", "W"]
+
+
+def test_a_length_that_saturates_is_not_declared() -> None:
+    """x[:10] has min(N, 10) rows: onnxruntime compares what is declared with what it computes."""
+    text = """<ir_version: 8, opset_import: ["": 17]>
+    g (float[N,4] x) => (float[a,4] y) <int64[1] first = {0}, int64[1] end = {10}> {
+        t = Slice (x, first, end)
+        y = Relu (t)
+    }"""
+    model = qt.export_qonnx(qt.import_model(onnx.parser.parse_model(text)), opset_version=21)
+    assert declared(model.graph.output[0])[0] == ["a", 4]
+    assert [declared(v)[0] for v in model.graph.value_info] == [["", 4]]
 
 
 def test_shapes_that_depend_on_data(make_model: MakeModel) -> None:

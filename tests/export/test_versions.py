@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from onnx import ModelProto, helper, numpy_helper
@@ -106,3 +107,31 @@ def test_indices_of_max_pool_come_along() -> None:
 def test_what_an_operator_set_cannot_say_is_refused(module: fx.GraphModule, opset: int, message: str) -> None:
     with pytest.raises(ExportError, match=message):
         qt.export_qonnx(module, opset_version=opset)
+
+
+@pytest.mark.parametrize("opset", [10, 13, 17, 20])
+@pytest.mark.parametrize("softmax", [11, 13])
+def test_nodes_of_onnxruntime_keep_what_they_were_given(opset: int, softmax: int) -> None:
+    """Also what is the default here: onnxruntime requires the `opset` of a QLinearSoftmax."""
+    constants = {"s": np.float32(0.1), "z": np.uint8(3), "out": np.float32(1 / 256), "none": np.uint8(0)}
+    given = {"axis": 1, "opset": softmax}
+    node = helper.make_node(
+        "QLinearSoftmax", ["q", "s", "z", "out", "none"], ["y"], domain="com.microsoft", **given
+    )
+    graph = helper.make_graph(
+        [node],
+        "one",
+        [helper.make_tensor_value_info("q", 2, [2, 3, 5])],
+        [helper.make_tensor_value_info("y", 2, [2, 3, 5])],
+        [numpy_helper.from_array(np.asarray(v), n) for n, v in constants.items()],
+    )
+    opsets = [helper.make_opsetid("", opset), helper.make_opsetid("com.microsoft", 1)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=8)
+    q = np.random.default_rng(0).integers(0, 256, (2, 3, 5), dtype=np.uint8)
+    module = qt.import_model(model)
+    results = [model, qt.export_qonnx(module, functions=True), qt.export_qonnx(module, opset_version=21)]
+    for result in results[1:]:
+        assert {a.name: a.i for a in result.graph.node[0].attribute} == given
+    sessions = [onnxruntime.InferenceSession(m.SerializeToString()) for m in results]
+    first, *others = (session.run(None, {"q": q})[0] for session in sessions)
+    assert all(np.array_equal(first, other) for other in others)
