@@ -22,6 +22,7 @@ from qonnx_torch.errors import InvalidModelError
 from qonnx_torch.import_.dialects import OperatorSets
 from qonnx_torch.import_.reading import read_model
 from qonnx_torch.ops import resolve_rounding_mode
+from qonnx_torch.ordering import is_constant
 from qonnx_torch.registry import QONNX_DOMAIN, REGISTRY, canonical_domain
 
 __all__ = ["inspect_model"]
@@ -46,7 +47,7 @@ def inspect_model(path: Path) -> dict[str, Any]:
     constants = {t.name: t for t in model.graph.initializer}
     parameters = list(constants.values())
     for node in model.graph.node:
-        if node.op_type == "Constant" and len(node.attribute) == 1 and node.attribute[0].name == "value":
+        if is_constant(node) and len(node.attribute) == 1 and node.attribute[0].name == "value":
             constants[node.output[0]] = node.attribute[0].t
     nodes = Counter(f"{sets.domain(n) or 'ai.onnx'}::{n.op_type}" for n in model.graph.node)
     initializers = {t.name for t in parameters}

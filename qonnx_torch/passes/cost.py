@@ -9,21 +9,21 @@ from __future__ import annotations
 import json
 import math
 from collections import defaultdict
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
 import qonnx_torch.nn as qnn
-from qonnx_torch.errors import UnsupportedModelError
 from qonnx_torch.ops.qonnx import channels_last
 from qonnx_torch.ops.qonnx import layers as qonnx_layers
 from qonnx_torch.ops.standard import convolution, indexing, linear, movement, pool, shape
 from qonnx_torch.ops.standard.elementwise import identity
 from qonnx_torch.passes.constants import ConstantValues
-from qonnx_torch.passes.shapes import FakeInterpreter, declared_inputs, propagate
+from qonnx_torch.passes.inputs import Inputs
+from qonnx_torch.passes.trials import shown
 from qonnx_torch.registry import REGISTRY, Operator
 
 __all__ = ["InferenceCost", "LayerCost", "inference_cost"]
@@ -31,7 +31,7 @@ __all__ = ["InferenceCost", "LayerCost", "inference_cost"]
 
 @dataclass(frozen=True, slots=True)
 class LayerCost:
-    """The cost of one layer for one execution at the declared batch size (1 where it is dynamic).
+    """The cost of one layer for one execution at the sizes that `inference_cost` counts.
 
     Attributes:
         name: ONNX node name.
@@ -93,11 +93,13 @@ class InferenceCost:
         layers: costs in graph order.
         uncounted: operator types without a cost formula that are not free either.
         discount_sparsity: whether zero weights were left out.
+        sizes: the dynamic dimensions, by name, and the sizes that count.
     """
 
     layers: tuple[LayerCost, ...]
     uncounted: frozenset[str]
     discount_sparsity: bool
+    sizes: Mapping[str, int] = field(default_factory=dict, hash=False)
 
     @property
     def macs(self) -> float:
@@ -128,7 +130,7 @@ class InferenceCost:
         return json.dumps(self.to_dict(), indent=1, sort_keys=True)
 
     def table(self) -> str:
-        """Returns one line a layer, and a last line with the totals."""
+        """Returns a line for each layer, the totals, and the sizes of dynamic dimensions if any."""
         rows: list[tuple[str, ...]] = [
             ("layer", "operator", "input", "weight", "MACs", "BOPs", "weight bits")
         ]
@@ -140,10 +142,11 @@ class InferenceCost:
         rows.append(("total", "", "", "", *map(_count, (self.macs, self.bops, bits))))
         widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
         align = "<<<<>>>"
-        return "\n".join(
+        lines = [
             "  ".join(f"{cell:{a}{w}}" for cell, a, w in zip(row, align, widths, strict=True)).rstrip()
             for row in rows
-        )
+        ]
+        return "\n".join([*lines, f"at {shown(self.sizes)}"] if self.sizes else lines)
 
 
 def _sum(costs: list[dict[str, float]]) -> dict[str, float]:
@@ -158,11 +161,16 @@ def _count(value: float) -> str:
     return f"{round(value):,}"
 
 
-def inference_cost(module: fx.GraphModule, *, discount_sparsity: bool = True) -> InferenceCost:
+def inference_cost(module: fx.GraphModule, *args: Any, discount_sparsity: bool = True) -> InferenceCost:
     """Returns the cost of executing a module once, layer by layer.
 
+    Without example inputs, the declared input shapes count. A dynamic dimension counts 1; where the module
+    does not run so (a U-Net needs even sizes), the smallest of a list of sizes that works, first for all
+    dynamic dimensions together, then for each. `InferenceCost.sizes` has them.
+
     Args:
-        module: an imported module; its declared input shapes are used, dynamic dimensions count 1.
+        module: an imported module.
+        *args: example inputs, whose shapes then count.
         discount_sparsity: leave out the MACs and weights that are zero.
 
     Raises:
@@ -170,11 +178,8 @@ def inference_cost(module: fx.GraphModule, *, discount_sparsity: bool = True) ->
 
     Source: qonnx 1.0.0, analysis.inference_cost, for the keys and the formulas of Conv, Gemm and MatMul.
     """
-    specs = declared_inputs(module)
-    if specs is None or any(s.shape is None for s in specs):
-        raise UnsupportedModelError("the cost needs the shapes of the inputs, which the module does not know")
-    sizes = [([d if isinstance(d, int) else 1 for d in s.shape or ()], s.dtype) for s in specs]
-    values = propagate(module, sizes, FakeInterpreter(module))
+    trial = Inputs(module, args).smallest()
+    values = trial.run.results
     constants = ConstantValues(module)
     types = _datatypes(module, constants)
     layers, uncounted = [], set()
@@ -189,7 +194,7 @@ def inference_cost(module: fx.GraphModule, *, discount_sparsity: bool = True) ->
             layers.append(_layer(node, operator, attributes, values, constants, types, discount_sparsity))
         elif operator is not None and operator.op_type not in _FREE:
             uncounted.add(operator.op_type)
-    return InferenceCost(tuple(layers), frozenset(uncounted), discount_sparsity)
+    return InferenceCost(tuple(layers), frozenset(uncounted), discount_sparsity, trial.sizes)
 
 
 def _target(module: fx.GraphModule, node: fx.Node) -> Any:

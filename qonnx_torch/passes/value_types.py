@@ -10,6 +10,7 @@ from torch import fx
 from qonnx_torch.dtypes import element_type_of
 from qonnx_torch.element_types import ElementTypes
 from qonnx_torch.nn.subgraphs import SubgraphOperator
+from qonnx_torch.ordering import is_constant
 from qonnx_torch.provenance import provenance_of, value_names
 
 __all__ = ["value_types"]
@@ -47,7 +48,7 @@ def _collect(
                     types[name] = inner[end]
         elif node.domain not in ("", "ai.onnx"):
             continue
-        elif node.op_type == "Constant" and node.attribute and node.attribute[0].HasField("t"):
+        elif is_constant(node) and node.attribute and node.attribute[0].HasField("t"):
             types[node.output[0]] = node.attribute[0].t.data_type
         else:
             attributes = {a.name: a.i for a in node.attribute if a.type == AttributeProto.INT}

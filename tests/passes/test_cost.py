@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import onnx.parser
 import pytest
+import torch
 from onnx import TensorProto, helper
 from qonnx.util.inference_cost import inference_cost as reference_cost
 
@@ -62,3 +64,64 @@ def test_transposed_convolution_by_hand() -> None:
 def test_what_is_not_counted_is_named() -> None:
     cost = qt.inference_cost(qt.import_model(MODELS / "brevitas_attention.onnx"))
     assert {"Softmax", "LayerNormalization"} <= cost.uncounted
+
+
+DYNAMIC = {
+    # Halved and doubled again: at 2 x 2, the convolution of 3 to 3 channels has one pixel.
+    "unet": (
+        """(float[N,3,H,W] x) => (float[a,b,c,d] y) <float[4] s = {1,1,2,2}> {
+            w = ConstantOfShape <value = float[1] {1}> (k)
+            p = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (x)
+            c = Conv (p, w)
+            u = Resize <mode = "nearest"> (c, , s)
+            y = Concat <axis = 1> (u, x)
+        }""",
+        {"N": 1, "H": 2, "W": 2},
+        9,
+        (torch.zeros(5, 3, 4, 6), 5 * 9 * 2 * 3),
+    ),
+    # Groups of two rows: 2 x 3 elements, each of 3 products.
+    "groups": (
+        """(float[N,3] x) => (float[a,b,c] y) <int64[3] s = {-1,2,3}, int64[2] v = {3,3}> {
+            w = ConstantOfShape <value = float[1] {1}> (v)
+            r = Reshape (x, s)
+            y = MatMul (r, w)
+        }""",
+        {"N": 2},
+        18,
+        (torch.zeros(8, 3), 72),
+    ),
+    "any size": (
+        """(float[N,3] x) => (float[a,b] y) <int64[2] v = {3,3}> {
+            w = ConstantOfShape <value = float[1] {1}> (v)
+            y = MatMul (x, w)
+        }""",
+        {"N": 1},
+        9,
+        (torch.zeros(8, 3), 72),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DYNAMIC)
+def test_dynamic_dimensions_count_the_smallest_size(name: str) -> None:
+    text, sizes, macs, (example, macs_of_example) = DYNAMIC[name]
+    text = text.replace("<float[4]", "<int64[4] k = {3,3,1,1}, float[4]")
+    module = qt.import_model(
+        onnx.parser.parse_model(f'<ir_version: 9, opset_import: ["": 17]> g {text}'), batch="keep"
+    )
+    cost = qt.inference_cost(module)
+    assert (cost.sizes, cost.macs) == (sizes, macs)
+    assert cost.table().endswith("at " + ", ".join(f"{name} = {size}" for name, size in sizes.items()))
+    cost = qt.inference_cost(module, example)
+    assert (cost.sizes, cost.macs) == ({}, macs_of_example)
+
+
+def test_no_size_that_works_is_an_error_with_the_way_out() -> None:
+    text = "(float[N,3] x) => (float[a,b] y) <int64[2] s = {-1,7919}> { y = Reshape (x, s) }"
+    module = qt.import_model(onnx.parser.parse_model(f'<ir_version: 9, opset_import: ["": 17]> g {text}'))
+    with pytest.raises(
+        qt.UnsupportedModelError, match=r"'y' \(Reshape\).*were N = 1 .*give example inputs as args"
+    ):
+        qt.inference_cost(module)
+    assert qt.inference_cost(module, torch.zeros(7919, 3)).macs == 0

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, fx
 
 import qonnx_torch.nn as qnn
-from qonnx_torch.errors import QonnxTorchError
+from qonnx_torch.errors import QonnxTorchError, UnsupportedModelError
 from qonnx_torch.ops.standard import (
     activation,
     elementwise,
@@ -26,6 +26,7 @@ from qonnx_torch.ops.standard import (
     shape,
 )
 from qonnx_torch.passes.constants import ConstantValues
+from qonnx_torch.passes.inputs import Inputs
 from qonnx_torch.passes.quantization.config import (
     AnyQuantizerConfig,
     Position,
@@ -116,7 +117,12 @@ class Values:
 
     def __init__(self, module: fx.GraphModule, examples: Sequence[Tensor]) -> None:
         self.module = module
-        results = propagate(module, _input_sizes(module, examples), FakeInterpreter(module))
+        try:
+            results = propagate(module, _input_sizes(module, examples), FakeInterpreter(module))
+        except UndeclaredInputsError:
+            raise
+        except UnsupportedModelError:  # of dynamic dimensions, other sizes may do
+            results = Inputs(module, examples).trials().base[0].run.results
         self._results = {n: r for n, r in results.items() if isinstance(r, Tensor)}
         self._tensors = named_tensors(module)
         constants = ConstantValues(module)
