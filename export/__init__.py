@@ -11,6 +11,7 @@ import torch
 from onnx import ModelProto
 from torch import Tensor, fx, nn
 
+from qonnx_torch.dtypes import torch_dtype
 from qonnx_torch.errors import ExportError
 from qonnx_torch.nn import Quantizer
 from qonnx_torch.ordering import all_nodes
@@ -55,8 +56,9 @@ def export_qonnx(
     Args:
         module: a GraphModule from `import_model`, possibly edited.
         path: where to write; the file is written beside and renamed. None writes nothing.
-        args: example inputs, needed only where the module no longer knows its input shapes; where they differ
-            from what the file declares (shape or dtype), they are what is declared.
+        args: example inputs, needed only where the module no longer knows its input shapes, or takes only
+            certain sizes. Where they differ from what the file declares (shape or dtype), they are what is
+            declared; dimensions that the file declares dynamic stay so.
         functions: give every QONNX operator a function body, so that plain onnxruntime runs the file.
             Needs opset 15; a graph from an older one is then written in canonical form.
         opset_version: ai.onnx operator set to write, 6 to onnx's newest; None keeps the file's own, up to 21,
@@ -176,12 +178,18 @@ def _check_version(name: str, version: int | None, known: tuple[int, int]) -> No
 
 
 def _declare_inputs(model: ModelProto, infos: Mapping[str, ValueInfo]) -> None:
-    """Declares the inputs as the example inputs are, where those were what the shapes were inferred from."""
+    """Declares the inputs as the example inputs are; what is dynamic in the file and in `infos` stays so."""
     for value in model.graph.input:
         info = infos.get(value.name)
-        if info is not None and all(isinstance(d, int) for d in info.shape):
-            value.type.tensor_type.ClearField("shape")
-            declare(value, info)
+        if info is None:
+            continue
+        tensor = value.type.tensor_type
+        if all(isinstance(d, int) for d in info.shape):
+            tensor.ClearField("shape")
+        element_type = tensor.elem_type
+        declare(value, info)
+        if element_type and torch_dtype(element_type) is info.dtype:
+            tensor.elem_type = element_type  # packed types have no dtype of their own
 
 
 def _check_targets(module: fx.GraphModule) -> None:

@@ -325,10 +325,13 @@ class _Emitter:
             return
         if operator.target is p_relu_per_channel:
             inputs = [inputs[0], self._aligned_slope(inputs[0], inputs[1])]
+        # What a node of another domain was given stays: its own schema may require it, or default otherwise.
+        foreign = operator.domain != "" and node.op == "call_function"
         written = {
             name: value
             for name, value in attributes.items()
-            if value is not None and (value != operator.attributes[name] or name in operator.required)
+            if value is not None
+            and (foreign or value != operator.attributes[name] or name in operator.required)
         }
         if operator.domain:
             known = self.versions.get(operator.domain, 1)

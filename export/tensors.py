@@ -10,6 +10,7 @@ from onnx import AttributeProto, GraphProto, ModelProto, TensorProto, helper, nu
 from qonnx_torch.dtypes import PACKED_TYPES, element_type_of, onnx_element_type, to_array
 from qonnx_torch.element_types import ElementTypes
 from qonnx_torch.errors import ExportError
+from qonnx_torch.ordering import is_constant
 
 __all__ = ["constant_proto", "fill", "packed_types", "tensor_proto"]
 
@@ -71,7 +72,7 @@ def packed_types(model: ModelProto, subgraph: GraphProto | None = None) -> dict[
     for node in graph.node:
         if node.domain not in ("", "ai.onnx"):
             continue
-        if node.op_type == "Constant" and node.attribute and node.attribute[0].HasField("t"):
+        if is_constant(node) and node.attribute and node.attribute[0].HasField("t"):
             types[node.output[0]] = node.attribute[0].t.data_type
         else:
             attributes = {a.name: a.i for a in node.attribute if a.type == AttributeProto.INT}

@@ -38,9 +38,9 @@ def import_model(
     One fx node per ONNX node; called with tensors in graph-input order it returns a tensor, or a tuple where
     the graph has several outputs. It comes back in `eval()` and computes what the file computes.
 
-    `state_dict()` keys are the initializer names: float initializers are parameters, all others (and the
-    running statistics of BatchNormalization) buffers. A quantizer is a module that owns its scale, zero
-    point and bit width, named after its node.
+    `state_dict()` keys are the initializer names: initializers of FLOAT, FLOAT16, BFLOAT16 and DOUBLE are
+    parameters, all others (and the running statistics of BatchNormalization) buffers. A quantizer is a module
+    that owns its scale, zero point and bit width, named after its node.
 
     Quantized models of other dialects train too: a QuantizeLinear with the DequantizeLinear behind it is one
     quantizer, and integer weights are float parameters with a quantizer behind them (see `fuse_qdq`).
@@ -53,16 +53,17 @@ def import_model(
             also for models exported at a fixed batch size (constant Reshape shapes are rewritten).
         training: the quantizers' gradients and what they learn; by default the gradients of Brevitas'
             default quantizers, with scales, zero points and bit widths frozen.
-        fuse_qdq: makes QuantizeLinear -> (Clip) -> DequantizeLinear one quantizer, and the integers of which
-            only DequantizeLinear makes use the floats that they stand for, wherever that computes the same
-            numbers for every x but NaN (`import_.qdq` has the rules). An export has QONNX's quantizers
-            there, and QuantizeLinear and DequantizeLinear only where QONNX computes others. False keeps the
-            file's operators, node for node; integers have no gradient.
+        fuse_qdq: makes QuantizeLinear -> (Clip) -> DequantizeLinear one quantizer, and integers of which
+            DequantizeLinear makes use the floats that they stand for, wherever that computes the same numbers
+            for every finite x; in integers also for an infinite one (`import_.qdq` has the rules). An export
+            has QONNX's quantizers there, and QuantizeLinear and DequantizeLinear only where QONNX computes
+            others. False keeps the file's operators, node for node; integers have no gradient. A warning says
+            which pair could not be fused where that stops a weight's training.
 
     Raises:
         InvalidModelError: unreadable file, or a graph that breaks the specification.
-        UnsupportedModelError: operators that are not supported (all are listed), or a batch size that
-            cannot be changed.
+        UnsupportedModelError: operators that are not supported (all are listed), a batch size that cannot be
+            changed, or data that would be copied to many times the file's size.
 
     Source: every ONNX operator set from 6 on, IR 3 and up; QONNX 1.0.0 operators in every domain
     that they have had.
@@ -73,15 +74,17 @@ def import_model(
         raise TypeError(f"training must be a TrainingConfig, not {type(training).__name__}")
     with _without_collections():
         proto, tensors = open_model(model)
-        inline_partitions(proto, Path(model).parent if isinstance(model, (str, os.PathLike)) else None)
-        inline_functions(proto)
+        folder = Path(model).parent if isinstance(model, (str, os.PathLike)) else None
+        inline_partitions(proto, folder, tensors)
+        inline_functions(proto, tensors)
         refuse_own_operators(proto)
-        if fuse_qdq:
-            fuse(proto, tensors)
+        unfused = fuse(proto, tensors) if fuse_qdq else None
         if batch != "keep":
             proto = rebatch(proto, "batch" if batch == "dynamic" else batch, tensors)
         module = build(proto, tensors)
         configure_training(module, training or TrainingConfig())
+    if unfused is not None:
+        warnings.warn(unfused, UserWarning, stacklevel=2)
     if training is not None and not any(isinstance(m, Quantizer) for m in module.modules()):
         warnings.warn(
             "training was given, but the model has no quantizer that it could set (QuantizeLinear and "

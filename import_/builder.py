@@ -7,13 +7,14 @@ from operator import getitem
 from typing import Any
 
 import torch
-from onnx import GraphProto, ModelProto, NodeProto
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 from torch import fx
 
 import qonnx_torch.nn as qnn
 from qonnx_torch.dtypes import PACKED_TYPES
 from qonnx_torch.errors import InvalidModelError, QonnxTorchError, UnsupportedModelError, quoted, shortened
 from qonnx_torch.names import identifier
+from qonnx_torch.ops.standard._numbers import NUMBER_TYPES
 from qonnx_torch.ordering import label, reads, sorted_nodes, subgraphs
 from qonnx_torch.provenance import NodeOrigin, Provenance, TensorOrigin, attach_provenance
 from qonnx_torch.registry import REGISTRY, Operator
@@ -24,7 +25,7 @@ from .following import computed
 from .forms import attributes_of, check_form
 from .legacy import Aligned, Literal, NodeForm, modernize
 from .quantizers import quantizer_call
-from .schemas import check_schema
+from .schemas import check_outputs, check_schema, check_types
 from .scope import Scope
 from .skeleton import skeleton
 from .subgraphs import SubgraphBuilder, check_subgraphs, subgraph_call
@@ -50,6 +51,7 @@ def build(model: ModelProto, tensors: TensorStore) -> fx.GraphModule:
     _refuse_unknown(model.graph, sets)
     builder = _GraphBuilder(model, model.graph, sets, tensors)
     builder.convert()
+    check_outputs(model.graph, builder.scope.types)
     builder.end()
     return builder.module().eval()
 
@@ -93,9 +95,6 @@ class _GraphBuilder:
         self.graph = graph
         self.sets = sets
         self.tensors = tensors
-        if graph.sparse_initializer:
-            name = graph.sparse_initializer[0].values.name
-            raise UnsupportedModelError(f"the initializer {quoted(name)} is sparse; store it dense")
         self.scope = Scope(graph, tensors, outer)
         self.quantizers: dict[str, tuple[type[Any], dict[str, Any]]] = {}
 
@@ -140,6 +139,7 @@ class _GraphBuilder:
     def _convert_node(self, proto: NodeProto, index: int) -> None:
         domain, version = self.sets.domain(proto), self.sets.version(proto)
         check_schema(proto, domain, version)
+        check_types(proto, domain, version, self.scope.types)
         form = NodeForm(
             proto.op_type, [n or None for n in proto.input], attributes_of(proto), len(proto.output)
         )
@@ -166,20 +166,23 @@ class _GraphBuilder:
                 node = self._function_call(proto, form, operator, args, on_shapes)
         self.scope.place(node, NodeOrigin(index, proto.name, proto.op_type, tuple(proto.output)))
         self._name_outputs(node, proto, operator, form)
-        if domain == "":
-            self.scope.types.infer(proto.op_type, version, proto.input, proto.output, form.attributes)
+        if domain in ("", "ai.onnx.ml"):
+            self.scope.types.infer(proto.op_type, version, proto.input, proto.output, form.attributes, domain)
         elif module_class is not None and issubclass(module_class, qnn.Quantizer):
             self.scope.types[proto.output[0]] = self.scope.types[proto.input[0]]
         if results is not None:
             self.scope.note_results(proto.output, results.numbers, results.types, results.known)
 
     def _spell_out_types(self, form: NodeForm) -> None:
-        """Writes element types narrower than a byte into attributes: the tensors do not show them."""
+        """Writes element types into attributes where values do not show them: below a byte, and numbers."""
         if form.op_type not in ("QuantizeLinear", "CastLike"):
             return
         source = form.inputs[-1] if form.op_type == "CastLike" else (*form.inputs, None, None)[2]
         element_type = self.scope.types[source] if isinstance(source, str) else None
-        if element_type not in PACKED_TYPES:
+        shown = element_type not in PACKED_TYPES
+        if form.op_type == "CastLike" and element_type and self._are_shapes(form.inputs[:1]):
+            shown = False
+        if shown:
             return
         if form.op_type == "QuantizeLinear":
             form.attributes["output_dtype"] = element_type
@@ -194,7 +197,11 @@ class _GraphBuilder:
         attributes = form.attributes
         if operator.counts_outputs and self._wanted(proto) > 1:
             attributes = {**attributes, "outputs": len(proto.output)}
-        counts = self._counts_elements(operator, form.inputs)
+        counts = self._counts_elements(operator, form.inputs) and self._gives_number_type(form)
+        if "number_type" in operator.python_only and (on_shapes or counts):
+            number_type = self.scope.types[next(v for v in form.inputs if isinstance(v, str))]
+            if number_type in (TensorProto.INT32, TensorProto.DOUBLE):  # numbers alone would not tell
+                attributes = {**attributes, "number_type": number_type}
         if counts and "as_numbers" in operator.python_only:
             attributes, on_shapes = {**attributes, "as_numbers": True}, True
         node = self.scope.graph.call_function(operator.target, tuple(args), attributes)
@@ -271,8 +278,7 @@ class _GraphBuilder:
     def _follow(self, node: fx.Node, operator: Operator) -> None:
         """Notes the value of a node where only small constants enter."""
         known = self.scope.known
-        draws = operator.op_type.startswith(("Random", "Bernoulli", "Multinomial"))
-        if draws or any(n not in known for n in node.all_input_nodes):
+        if any(n not in known for n in node.all_input_nodes):
             return
         args = fx.node.map_arg(node.args, lambda n: known[n])
         sizes = [a for slot, a in zip(operator.inputs, args, strict=False) if slot in operator.static]
@@ -293,7 +299,10 @@ class _GraphBuilder:
             for slot, n in zip(slots, form.inputs, strict=False)
             if slot not in operator.static and n is not None
         ]
-        on_shapes = operator.on_shapes and self._are_shapes(data)
+        numbers = operator.on_shapes and self._are_shapes(data)
+        on_shapes = numbers and self._gives_number_type(form)
+        if numbers and not on_shapes:
+            return [self.scope.tensor(v) for v in form.inputs], False
         args = [
             self._argument(slot, value, operator, on_shapes)
             for slot, value in zip(slots, form.inputs, strict=False)
@@ -320,16 +329,27 @@ class _GraphBuilder:
                 return number
         return scope.values[value] if on_shapes else scope.argument(value)
 
-    def _are_shapes(self, inputs: Sequence[str | Literal | Aligned]) -> bool:
+    def _are_shapes(self, inputs: Sequence[str | Literal | Aligned | None]) -> bool:
         """Whether a node computes on Python numbers: one input is a shape value, the others constants."""
         names = [value for value in inputs if isinstance(value, str)]
-        return any(self.scope.is_shape(n) for n in names) and all(
-            self.scope.is_shape(n) or self.scope.shape_constant(n) is not None for n in names
+        scope = self.scope
+        return any(scope.is_shape(n) for n in names) and all(
+            scope.is_shape(n) or (scope.may_be_numbers(n) and scope.shape_constant(n) is not None)
+            for n in names
         )
+
+    def _gives_number_type(self, form: NodeForm) -> bool:
+        """Whether what a node makes of Python numbers has an element type that Python numbers can have."""
+        kind = form.attributes.get("value" if form.op_type == "ConstantOfShape" else "to", TensorProto.INT64)
+        return (kind[0] if isinstance(kind, tuple) else kind) in NUMBER_TYPES
 
     def _provenance(self, module: fx.GraphModule) -> Provenance:
         used = self.scope.used_constants()
         tensors = tuple(TensorOrigin(c.name, tuple(c.paths), c.encoding()) for c in used.values())
         nodes = tuple(self.scope.origins[n] for n in module.graph.nodes if n.op != "get_attr")
         rest = skeleton(self.model, used.keys(), self.graph, self.tensors)
+        if self.sets.mixed:  # the nodes of no operator set: an export writes the graph whole, in one
+            own = [entry for entry in rest.opset_import if entry.domain not in ("", "ai.onnx")]
+            del rest.opset_import[:]
+            rest.opset_import.extend(own)
         return Provenance(rest.SerializeToString(), nodes, tensors)

@@ -13,6 +13,7 @@ from qonnx_torch.ops import as_python
 from qonnx_torch.registry import Operator
 from qonnx_torch.type_names import type_name
 
+from .attribute_values import check_values
 from .legacy import NodeForm
 from .tensors import tensor_of
 
@@ -63,6 +64,7 @@ def check_form(form: NodeForm, operator: Operator, *, strict: bool) -> None:
         if not _fits(value, expected):
             shown = repr(value) if len(repr(value)) <= 100 else f"{repr(value)[:100]}..."
             raise InvalidModelError(f"{operator}: its attribute {name!r} is {shown}, not {expected}")
+    check_values(operator, form.attributes)
     missing = sorted(operator.required - set(form.attributes) - operator.subgraphs)
     if missing:
         raise InvalidModelError(f"{operator} needs the attribute {missing[0]!r}")

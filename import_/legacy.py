@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Aligned", "Literal", "NodeForm", "modernize"]
+__all__ = ["Aligned", "Literal", "NodeForm", "is_rewritten", "modernize"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +75,12 @@ def modernize(form: NodeForm, version: int) -> None:
     for limit, rewrite in _REWRITES.get(form.op_type, ()):
         if version < limit:
             rewrite(form)
+
+
+def is_rewritten(op_type: str, version: int, other: int) -> bool:
+    """Returns whether nodes of a type are rewritten otherwise in one ai.onnx operator set than in another."""
+    older, newer = sorted((version, other))
+    return any(older < limit <= newer for limit, _ in _REWRITES.get(op_type, ()))
 
 
 @_below(13, "Squeeze", "Unsqueeze", "ReduceSum")

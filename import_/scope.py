@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
-from onnx import GraphProto, TensorProto
+from onnx import GraphProto, TensorProto, ValueInfoProto
 from torch import fx, nn
 
 from qonnx_torch.dtypes import element_type_of, torch_dtype
@@ -15,18 +15,20 @@ from qonnx_torch.errors import InvalidModelError, UnsupportedModelError, quoted
 from qonnx_torch.names import Identifiers, identifier, parameter_paths
 from qonnx_torch.nn.tracing import RepresentationTracer
 from qonnx_torch.ops import as_python, as_tensor
+from qonnx_torch.ops.standard._numbers import NUMBER_TYPES
 from qonnx_torch.ops.standard.movement import aligned
 from qonnx_torch.ordering import label, subgraphs
 from qonnx_torch.provenance import NodeOrigin
+from qonnx_torch.registry import CHANNELS_LAST_DOMAIN, canonical_domain
 
-from .constants import Constant, constant_value, is_constant
+from .constants import TRAINED_TYPES, Constant, constant_value, is_constant
 from .following import SMALL
 from .legacy import Aligned, Literal
-from .tensors import TensorStore
+from .tensors import TensorStore, element_count
 
 __all__ = ["Scope"]
 
-_PLAIN_SHAPE_TYPES = (TensorProto.INT64, TensorProto.BOOL, TensorProto.FLOAT)
+_PLAIN_NUMBERS = (TensorProto.INT64, TensorProto.BOOL, TensorProto.FLOAT)
 _INTEGERS = (TensorProto.INT64, TensorProto.INT32, TensorProto.BOOL)
 
 
@@ -98,7 +100,7 @@ class Scope:
             graph: the graph.
             numbers: inputs that are Python numbers.
             known: values of inputs that are the same in every call.
-            types: element types of the inputs that declare none.
+            types: known element types of inputs; the others have the declared ones.
         """
         for value in graph.input:
             if value.name in self.constants:
@@ -112,8 +114,9 @@ class Scope:
                 raise UnsupportedModelError(f"graph input {quoted(value.name)} is no tensor ({kind})")
             if element_type_of(value.type) == TensorProto.STRING:
                 raise UnsupportedModelError(f"graph input {quoted(value.name)}: torch has no strings")
+            _require_addressable(value)
             node = self._placeholder(value.name)
-            self.types[value.name] = element_type_of(value.type) or (types or {}).get(value.name)
+            self.types[value.name] = (types or {}).get(value.name) or element_type_of(value.type)
             if value.name in numbers:
                 self.shapes.add(node)
             if known and value.name in known:
@@ -179,7 +182,7 @@ class Scope:
         if name in self.constants:
             return self._attribute(self.constants[name])
         node = self.values[name]
-        if node in self.shapes and self.types[name] not in (None, *_PLAIN_SHAPE_TYPES):
+        if node in self.shapes and self.types[name] not in (None, *_PLAIN_NUMBERS):
             return self.tensor(name)  # the numbers alone would not tell its dtype
         return node
 
@@ -224,9 +227,13 @@ class Scope:
             return as_python(value) if value.dim() <= 1 else None
         return value
 
+    def may_be_numbers(self, name: str) -> bool:
+        """Whether Python numbers can stand for a value: not for those of other element types."""
+        return self.types[name] in (None, *NUMBER_TYPES)
+
     def is_plain(self, name: str) -> bool:
         """Whether a value has the type that its Python numbers have as a tensor."""
-        return self.types[name] in _PLAIN_SHAPE_TYPES
+        return self.types[name] in _PLAIN_NUMBERS
 
     @property
     def first_tensor(self) -> fx.Node | None:
@@ -265,7 +272,7 @@ class Scope:
         found = self._materialized.get(name)
         if found is None:
             element_type = self.types[name]
-            plain = element_type is None or element_type in _PLAIN_SHAPE_TYPES
+            plain = element_type is None or element_type in _PLAIN_NUMBERS
             args = (node,) if plain else (node, torch_dtype(element_type or 0))
             found = self.graph.call_function(as_tensor, args, {"like": self.first_tensor})
             self.place(found, NodeOrigin(-1, "", "as_tensor", self.origins[node].outputs))
@@ -277,10 +284,12 @@ class Scope:
         node = self._attributes.get(constant.name)
         if node is None:
             path = self.paths[constant.name]
+            if not self.is_free(path):  # a quantizer that is called like its constants has one of them there
+                path = path.replace(".", "%2E")
             tensor = constant.tensor()
             scope, _, leaf = path.rpartition(".")
             owner = self.module(scope)
-            if tensor.is_floating_point() and constant.name not in self._statistics:
+            if constant.proto.data_type in TRAINED_TYPES and constant.name not in self._statistics:
                 owner.register_parameter(leaf, nn.Parameter(tensor))
             else:
                 owner.register_buffer(leaf, tensor)
@@ -290,6 +299,17 @@ class Scope:
             if tensor.numel() <= SMALL:
                 self.known[node] = tensor
         return node
+
+    def is_free(self, path: str) -> bool:
+        """Whether there is nothing at a path, and nothing in the way of a module or tensor there."""
+        *outer, leaf = path.split(".")
+        owner: nn.Module = self.root
+        for name in outer:
+            inner = owner._modules.get(name)
+            if inner is None:
+                return not hasattr(owner, name)
+            owner = inner
+        return not hasattr(owner, leaf)
 
     def module(self, path: str) -> nn.Module:
         """Returns the module at a path, made where there is none."""
@@ -345,11 +365,24 @@ class Scope:
         return {name: c for name, c in self.constants.items() if c.paths}
 
 
+def _require_addressable(value: ValueInfoProto) -> None:
+    """Refuses an input that is declared with more bytes than a machine can address."""
+    dims = [d.dim_value for d in value.type.tensor_type.shape.dim if d.dim_value > 0]
+    if element_count(dims) > _MOST_ELEMENTS:
+        raise UnsupportedModelError(
+            f"graph input {quoted(value.name)} is declared with more elements than memory can have ({dims})"
+        )
+
+
+_MOST_ELEMENTS = (1 << 63) // 16  # of the largest type
+
+
 def _statistics(graph: GraphProto) -> set[str]:
     """Returns the running statistics that BatchNormalization reads, also in subgraphs."""
     found: set[str] = set()
     for node in graph.node:
-        if node.op_type == "BatchNormalization":
+        batch_norm = node.op_type == "BatchNormalization"
+        if batch_norm and canonical_domain(node.domain) in ("", CHANNELS_LAST_DOMAIN):
             found.update(node.input[3:5])
         for subgraph in subgraphs(node).values():
             found |= _statistics(subgraph)

@@ -9,7 +9,8 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 from qonnx_torch.ordering import subgraphs
 
 from .constants import is_constant
-from .tensors import LARGE, InMessage, TensorStore, element_count
+from .data import InMessage
+from .tensors import LARGE, TensorStore, element_count
 
 __all__ = ["copy_without_data", "skeleton"]
 

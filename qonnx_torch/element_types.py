@@ -13,7 +13,7 @@ from typing import Any
 import onnx
 from onnx import TensorProto
 
-__all__ = ["ElementTypes"]
+__all__ = ["ElementTypes", "element_type"]
 
 _RESULT_ATTRIBUTES = ("to", "output_dtype", "dtype")
 
@@ -38,10 +38,11 @@ class ElementTypes:
         inputs: Sequence[str],
         outputs: Sequence[str],
         attributes: Mapping[str, Any],
+        domain: str = "",
     ) -> None:
-        """Notes the types of an ai.onnx node's outputs."""
+        """Notes the types of the outputs of a node of ai.onnx, or of another domain that has schemas."""
         asked = next((attributes[a] for a in _RESULT_ATTRIBUTES if a in attributes), None)
-        for i, (name, rule) in enumerate(zip(outputs, _rules(op_type, version), strict=False)):
+        for i, (name, rule) in enumerate(zip(outputs, _rules(op_type, version, domain), strict=False)):
             if not name:
                 continue
             if isinstance(rule, int):
@@ -54,24 +55,26 @@ class ElementTypes:
 
 
 @functools.cache
-def _rules(op_type: str, version: int) -> tuple[int | tuple[int, ...], ...]:
+def _rules(op_type: str, version: int, domain: str) -> tuple[int | tuple[int, ...], ...]:
     """Returns for each output its only element type, or the positions of the inputs that have the same."""
     try:
-        schema = onnx.defs.get_schema(op_type, version)
+        schema = onnx.defs.get_schema(op_type, version, domain)
     except onnx.defs.SchemaError:
         return ()
     allowed = {c.type_param_str: list(c.allowed_type_strs) for c in schema.type_constraints}
     rules: list[int | tuple[int, ...]] = []
     for output in schema.outputs:
-        same = tuple(i for i, formal in enumerate(schema.inputs) if formal.type_str == output.type_str)
-        types = {_element_type(t) for t in allowed.get(output.type_str, [output.type_str])}
+        alike = [formal.is_homogeneous and formal.type_str == output.type_str for formal in schema.inputs]
+        same = tuple(i for i, is_alike in enumerate(alike) if is_alike)
+        types = {element_type(t) for t in allowed.get(output.type_str, [output.type_str])}
         only = types.pop() if len(types) == 1 else 0
         rules.append(only or same)
     return tuple(rules)
 
 
-def _element_type(spelled: str) -> int:
+_BY_NAME: dict[str, int] = dict(TensorProto.DataType.items())
+
+
+def element_type(spelled: str) -> int:
     """Returns the element type of `tensor(int64)`, `seq(tensor(float))`; 0 of anything else."""
-    inner = spelled.rpartition("(")[2].rstrip(")").upper()
-    value: int = dict(TensorProto.DataType.items()).get(inner, 0)
-    return value
+    return _BY_NAME.get(spelled.rpartition("(")[2].rstrip(")").upper(), 0)

@@ -9,13 +9,27 @@ from onnx import AttributeProto, GraphProto, NodeProto
 
 from qonnx_torch.errors import InvalidModelError, quoted, shortened
 
-__all__ = ["all_nodes", "check_nodes", "free_names", "label", "reads", "sorted_nodes", "subgraphs"]
+__all__ = [
+    "all_nodes",
+    "check_nodes",
+    "free_names",
+    "is_constant",
+    "label",
+    "reads",
+    "sorted_nodes",
+    "subgraphs",
+]
 
 
 def label(node: NodeProto) -> str:
     """Returns how messages name a node: its name, or its first output where it has none."""
     name = node.name or next((o for o in node.output if o), "")
     return f"{quoted(name)} ({shortened(node.op_type)})"
+
+
+def is_constant(node: NodeProto) -> bool:
+    """Returns whether a node is ai.onnx's Constant."""
+    return node.op_type == "Constant" and node.domain in ("", "ai.onnx")
 
 
 def subgraphs(node: NodeProto) -> dict[str, GraphProto]:
@@ -68,8 +82,8 @@ def check_nodes(nodes: Sequence[NodeProto], known: Iterable[str], outputs: Itera
             around = inside.union(name for node in nodes for name in node.output)
             for graph in graphs:
                 own = {value.name for value in (*graph.input, *graph.initializer)}
-                given = {name for node in graph.node for name in node.output}
-                waiting.append((graph.node, (around - given) | own, [o.name for o in graph.output]))
+                own.update(name for name in free_names(graph) if name in around)
+                waiting.append((graph.node, own, [o.name for o in graph.output]))
 
 
 def sorted_nodes(nodes: Sequence[NodeProto], known: Iterable[str], outputs: Iterable[str]) -> list[int]:

@@ -19,6 +19,7 @@ from qonnx_torch.ops.contrib.attention import attention, multi_head_attention
 from qonnx_torch.ops.contrib.block_quantized import gather_block_quantized, mat_mul_n_bits
 from qonnx_torch.ops.contrib.grouped_attention import group_query_attention
 from qonnx_torch.ops.contrib.products import c_dist
+from qonnx_torch.ops.contrib.quantized_layers import nhwc_conv
 from qonnx_torch.ops.contrib.rotary import rotary_embedding
 
 F32 = np.float32
@@ -444,3 +445,12 @@ def test_an_optimized_model(tmp_path) -> None:
     assert {"FusedMatMul", "SkipLayerNormalization", "FusedConv"} <= found
     module = qt.import_model(optimized)
     np.testing.assert_allclose(module(x).detach().numpy(), expected, atol=1e-5)
+
+
+def test_nhwc_conv_takes_the_channels_last_where_both_orders_fit() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, w = torch.randn(1, 5, 5, 3, generator=generator), torch.randn(2, 3, 3, 3, generator=generator)
+    expected = torch.nn.functional.conv2d(x.movedim(-1, 1), w.movedim(-1, 1)).movedim(1, -1)
+    assert torch.equal(nhwc_conv(x, w), expected)
+    with pytest.raises(qt.InvalidModelError, match="must have the 3 / 1 channels last"):
+        nhwc_conv(x, w[..., :2])

@@ -52,8 +52,10 @@ def test_no_image() -> None:
 
 
 def test_unknown_pixel_format() -> None:
-    with pytest.raises(ValueError, match=r"pixel_format is 'CMYK', not one of \['BGR', 'Grayscale', 'RGB'\]"):
-        decoder("CMYK")(encoded(Image.fromarray(PIXELS)))
+    with pytest.raises(
+        qt.InvalidModelError, match="'pixel_format' is 'CMYK', none of 'RGB', 'BGR', 'Grayscale'"
+    ):
+        decoder("CMYK")
 
 
 def test_too_large(monkeypatch: pytest.MonkeyPatch) -> None:

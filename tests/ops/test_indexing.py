@@ -7,6 +7,10 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
+import torch
+
+from qonnx_torch.errors import InvalidModelError
+from qonnx_torch.ops.standard.indexing import gather_nd
 
 TYPES = [
     bool, np.int8, np.uint8, np.int16, np.uint16, np.int32, np.uint32, np.int64, np.uint64, np.float16,
@@ -34,6 +38,11 @@ def test_gather_nd(dtype: Any, check_node) -> None:
     check_node("GatherND", x, np.array([[[1]], [[-3]]]), batch_dims=1, expected=x[[0, 1], [1, 0]][:, None])
     both = np.array([[[0], [1], [2]], [[3], [-1], [-2]]])
     check_node("GatherND", x, both, batch_dims=2, expected=np.take_along_axis(x, both, 2)[..., 0])
+
+
+def test_gather_nd_of_no_index() -> None:
+    with pytest.raises(InvalidModelError, match=r"indices \(2, 0\); the last dimension must be >= 1"):
+        gather_nd(torch.zeros(3), torch.zeros(2, 0, dtype=torch.int64))
 
 
 @pytest.mark.parametrize("dtype", TYPES, ids=str)

@@ -122,3 +122,4 @@ def test_dynamic(x: np.ndarray, check_node) -> None:
 def test_dynamic_of_zeros(check_node) -> None:
     """Nothing to scale: the reference takes a range of 1."""
     check_node("DynamicQuantizeLinear", np.zeros((2, 3), np.float32), outputs=3)
+    check_node("DynamicQuantizeLinear", np.zeros((2, 0), np.float32), outputs=3, source="onnxruntime")

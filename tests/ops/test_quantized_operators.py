@@ -15,7 +15,6 @@ import onnxruntime
 import pytest
 import torch
 from onnx import helper
-from torch import Tensor
 
 import qonnx_torch as qt
 from qonnx_torch.ops.contrib import quantized
@@ -417,15 +416,13 @@ def test_qembed_layer_normalization(segments: bool) -> None:
     near(*both("QEmbedLayerNormalization", inputs, outputs=2, epsilon=1e-6))
 
 
-@pytest.mark.parametrize("channels_last", [False, True])
-def test_nhwc_conv(channels_last: bool) -> None:
+def test_nhwc_conv() -> None:
     generator = torch.Generator().manual_seed(0)
     x, w = torch.randn(2, 7, 6, 4, generator=generator), torch.randn(5, 4, 3, 2, generator=generator)
     expected = torch.nn.functional.conv2d(x.movedim(-1, 1), w, padding=(1, 0)).movedim(1, -1)
     from qonnx_torch.ops.contrib import quantized_layers
 
-    weight: Tensor = w.movedim(1, -1) if channels_last else w
-    found = quantized_layers.nhwc_conv(x, weight, pads=[1, 0, 1, 0])
+    found = quantized_layers.nhwc_conv(x, w.movedim(1, -1), pads=[1, 0, 1, 0])
     torch.testing.assert_close(found, expected)
 
 

@@ -99,3 +99,12 @@ def test_the_norm_of_zeros_has_a_gradient() -> None:
 def test_an_axis_that_is_not_there_is_refused() -> None:
     with pytest.raises(qt.InvalidModelError, match="axis 3 is not one of a tensor of 2 dimensions"):
         reduction.reduce_sum(torch.zeros(2, 3), (3,))
+
+
+@pytest.mark.parametrize("name", sorted(n for n in reduction.__dict__ if n.startswith("reduce_")))
+def test_a_repeated_axis_counts_once(name: str) -> None:
+    reduce = getattr(reduction, name)
+    x = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+    assert torch.equal(reduce(x, (0, 0, -2)), reduce(x, (0,)))
+    assert reduction.reduce_sum(((1, 2), (3, 4)), (0, -2), keepdims=0) == (4, 6)
+    assert reduction.reduce_sum(x, (0, 0)).tolist() == [[4.0, 6.0]]  # as in onnxruntime

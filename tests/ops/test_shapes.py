@@ -12,11 +12,12 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import fx
 
 import qonnx_torch as qt
+from qonnx_torch.dtypes import torch_dtype
 from qonnx_torch.ops import as_tensor, is_shape_value
 from qonnx_torch.provenance import value_names
 
 X = torch.arange(24.0).reshape(2, 3, 4)
-I64, I32, F32 = TensorProto.INT64, TensorProto.INT32, TensorProto.FLOAT
+I64, I32, F32, F64 = TensorProto.INT64, TensorProto.INT32, TensorProto.FLOAT, TensorProto.DOUBLE
 
 
 def node(op_type: str, inputs: str, output: str, **attributes: Any):
@@ -48,6 +49,9 @@ CONSTANTS = {
     "third": np.float32(1 / 3),
     "five": np.float32(5 / 6),
     "most_ints": ints(2**62),
+    "two32": np.int32(2),
+    "less64": np.float64(2 - 1e-9),
+    "half64": np.float64(0.5),
     "least": ints(-(2**63)),
 }
 CHAINS: dict[str, tuple[list[Any], Any]] = {
@@ -292,6 +296,49 @@ CHAINS: dict[str, tuple[list[Any], Any]] = {
         ],
         lambda x: x * 2 * (x.shape[0] * 5 // 6),
     ),
+    "int32-arithmetic": (
+        [
+            node("Shape", "x", "s"),
+            node("Gather", "s zero", "n"),
+            node("Cast", "n", "i", to=I32),
+            node("Mul", "i two32", "m"),
+            node("Div", "m two32", "d"),
+            node("Cast", "d", "n64", to=I64),
+            node("Unsqueeze", "n64 zeros", "u"),
+            node("Concat", "u tail", "shape", axis=0),
+            node("Reshape", "x shape", "y"),
+        ],
+        lambda x: x.reshape(x.shape[0], 3, 4),
+    ),
+    "double-arithmetic": (
+        [
+            node("Shape", "x", "s"),
+            node("Gather", "s zero", "n"),
+            node("Cast", "n", "d", to=F64),
+            node("Mul", "d less64", "m"),
+            node("Floor", "m", "f"),
+            node("Cast", "f", "i", to=I64),  # 2 n - 1: float32 would have 2 n
+            node("Cast", "m", "j", to=I64),
+            node("Add", "i j", "k"),
+            node("Cast", "k", "l", to=F32),
+            node("Mul", "x l", "y"),
+        ],
+        lambda x: x * 2 * (2 * x.shape[0] - 1),
+    ),
+    "scaled-by-a-double-half": (
+        [
+            node("Shape", "x", "s"),
+            node("Gather", "s two", "w"),
+            node("Cast", "w", "d", to=F64),
+            node("Mul", "d half64", "h"),
+            node("Floor", "h", "f"),
+            node("Cast", "f", "i", to=I64),
+            node("Unsqueeze", "i zeros", "u"),
+            node("Concat", "minuses threes u twos", "shape", axis=0),
+            node("Reshape", "x shape", "y"),
+        ],
+        lambda x: x.reshape(-1, 3, x.shape[2] // 2, 2),
+    ),
     "negative-gather": (
         [
             node("Shape", "x", "s"),
@@ -349,6 +396,62 @@ def test_on_the_device_of_the_input(chain: str, make_model) -> None:
     module = build(chain, make_model).to("meta")
     y = module(X.to("meta"))
     assert (y.device.type, y.shape) == ("meta", CHAINS[chain][1](X).shape)
+
+
+# What onnxruntime has for N = 2049 behind a Shape, cast to a type, computed on, and cast to the last type.
+@pytest.mark.parametrize(("to", "steps", "last", "expected"), [
+    (F64, [("Div", np.float64(3)), ("Mul", np.float64(1e9))], I64, 683000000000),
+    (F64, [("Div", np.float64(7))], F64, 2049 / 7),
+    (F64, [("Sqrt", None), ("Reciprocal", None)], F64, 1 / 2049**0.5),
+    (F32, [("Div", np.float32(7))], F32, np.float32(2049) / np.float32(7)),
+    (F32, [("Div", np.float32(0))], F32, np.inf),
+    (F32, [("Sub", np.float32(2050)), ("Sqrt", None)], F32, np.nan),
+    (F32, [("Mul", np.float32(3e38))], F32, np.inf),
+    (F32, [("Mod", np.float32(1000.5), 1)], F32, 48),
+    (F32, [("Mul", np.float32(1e38)), ("Floor", None)], F32, np.inf),
+    (TensorProto.FLOAT16, [], I64, 2048),
+    (TensorProto.FLOAT16, [("Div", np.float16(2))], TensorProto.FLOAT16, 1024),
+    (TensorProto.UINT8, [], I64, 1),
+    (TensorProto.INT8, [("Identity", None)], TensorProto.INT8, 1),
+    (TensorProto.UINT16, [], TensorProto.UINT16, 2049),
+    (I32, [("Mul", np.int32(2000000))], I64, -196967296),
+    (I32, [("Sub", np.int32(-(2**31) + 2)), ("Neg", None), ("Abs", None)], I32, 2147481601),
+    (I32, [("Pow", np.int32(3))], I32, 2049**3 - 2 * 2**32),
+    (I32, [("Mul", np.int32(2**19)), ("Add", np.int32(2**30))], I32, 2049 * 2**19 + 2**30 - 2**32),
+    (I64, [("Mul", np.int64(2**40)), ("Mul", np.int64(2**40))], I64, 0),
+    (I64, [("Mul", np.int64(2**53)), ("Cast", I32)], I32, 0),
+    (I64, [("Add", np.int64(2**33)), ("Cast", I32)], I32, 2049),
+])  # fmt: skip
+def test_numbers_are_those_of_their_element_type(to, steps, last, expected, make_model) -> None:
+    nodes, value, constants = [node("Shape", "x", "s"), node("Cast", "s", "c", to=to)], "c", {}
+    for i, (op_type, constant, *fmod) in enumerate(steps):
+        inputs, attributes = value, {"fmod": 1} if fmod else {}
+        if op_type == "Cast":
+            attributes["to"] = constant
+        elif constant is not None:
+            inputs, constants[f"k{i}"] = f"{value} k{i}", np.asarray(constant)
+        value = f"v{i}"
+        nodes.append(node(op_type, inputs, value, **attributes))
+    nodes.append(node("Cast", value, "y", to=last))
+    model = make_model(nodes, inputs={"x": ("n",)}, initializers=constants, imports={"": 18})
+    y = qt.import_model(model)(torch.zeros(2049)).detach()
+    assert y.dtype == torch_dtype(last)
+    np.testing.assert_array_equal(y.numpy(), [np.array(expected, y.numpy().dtype)])
+
+
+def test_what_is_no_shape_type_comes_back_from_a_tensor(make_model) -> None:
+    nodes = [node("Shape", "x", "s"), node("Cast", "s", "h", to=TensorProto.FLOAT16),
+             node("Cast", "h", "i", to=I64), node("Reshape", "x i", "y")]  # fmt: skip
+    module = qt.import_model(make_model(nodes, inputs={"x": ("n", 3)}, imports={"": 18}))
+    assert module(torch.ones(2, 3)).shape == (2, 3)
+
+
+def test_a_table_of_another_type_is_a_tensor(make_model) -> None:
+    nodes = [node("Shape", "x", "s"), node("Size", "s", "rank"), node("Gather", "table rank", "g"),
+             node("Add", "g g", "h"), node("Cast", "h", "y", to=I64)]  # fmt: skip
+    table = np.array([0, 100, 200], np.uint8)
+    model = make_model(nodes, inputs={"x": ("n", 3)}, initializers={"table": table})
+    assert qt.import_model(model)(torch.ones(2, 3)).item() == 144
 
 
 @pytest.mark.parametrize("kind", [np.int32, np.float16, np.float64])

@@ -250,13 +250,17 @@ def nhwc_conv(
 ) -> Tensor:
     """Returns Conv of X (N, D1, ..., C), in the same order.
 
-    The documentation says that W is (M, C / group, k1, ...), onnxruntime's kernels take (M, k1, ...,
-    C / group): the order in which the channels fit counts, the documentation's where both do.
+    W is (M, k1, ..., C / group), as onnxruntime's kernels take it; its documentation says
+    (M, C / group, k1, ...).
 
+    Raises: InvalidModelError where the last dimension of W are not the channels.
     Source: onnxruntime 1.32, com.microsoft NhwcConv-1, which has no kernel for CPUs.
     """
-    if W.shape[1] * group != X.shape[-1]:
-        W = W.movedim(-1, 1)
+    if W.shape[-1] * group != X.shape[-1]:
+        raise InvalidModelError(
+            f"NhwcConv: W {tuple(W.shape)} must have the {X.shape[-1]} / {group} channels last"
+        )
+    W = W.movedim(-1, 1)
     y: Tensor = conv(
         X.movedim(-1, 1),
         W,

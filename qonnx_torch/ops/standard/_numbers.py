@@ -1,7 +1,8 @@
 """Shape values: Python numbers and tuples (of tuples) of them, computed on as NumPy computes on arrays.
 
 What comes from a Shape stays Python, so that graphs keep symbolic sizes. A number is a 0-d array, a tuple of
-n numbers has shape (n,), tuples of tuples have more dimensions; floats are those of float32.
+n numbers has shape (n,), tuples of tuples have more dimensions. Ints are those of int64 and floats those of
+float32, unless `number_type` says INT32 or DOUBLE. Values of other element types are tensors.
 """
 
 from __future__ import annotations
@@ -11,17 +12,24 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from onnx import TensorProto
 
+from qonnx_torch.dtypes import torch_dtype
 from qonnx_torch.errors import InvalidModelError
 from qonnx_torch.ops._operator import as_tensor, is_shape_value
 
 __all__ = [
+    "NUMBER_TYPES",
     "along",
+    "chosen",
     "computed",
     "dimensions",
     "each",
     "elements",
+    "fitted",
+    "in_floats",
     "integers",
     "joined",
     "moved",
@@ -33,6 +41,15 @@ __all__ = [
     "whole_below",
     "whole_towards_zero",
 ]
+
+NUMBER_TYPES = (
+    TensorProto.INT64,
+    TensorProto.INT32,
+    TensorProto.BOOL,
+    TensorProto.FLOAT,
+    TensorProto.DOUBLE,
+)
+"""The element types whose values may be Python numbers."""
 
 
 def integers(value: Any) -> list[Any]:
@@ -128,48 +145,105 @@ def _is_symbolic(number: Any) -> bool:
 
 
 def single(number: Any) -> Any:
-    """Returns a float rounded to float32, which is what ONNX computes on; other numbers as they are.
+    """Returns a float rounded to float32; other numbers as they are.
 
     Symbolic floats have no digits to round: `whole_below` and its likes allow for that.
     """
-    if _is_symbolic(number) or type(number) is not float or not math.isfinite(number):
+    if _is_symbolic(number) or type(number) is not float:
         return number
-    mantissa, exponent = math.frexp(number)
-    return math.ldexp(round(mantissa * (1 << 24)), exponent - 24)
+    with np.errstate(all="ignore"):
+        return float(np.float32(number))
+
+
+def fitted(number: Any, number_type: int | None = None) -> Any:
+    """Returns what its element type makes of a number: integers wrap around, floats are rounded.
+
+    Symbolic numbers stay as they are: a size that overflows is not one that a tensor has.
+
+    Args:
+        number: a number.
+        number_type: INT32 or DOUBLE; absent for the other types, which the number shows.
+    """
+    if not torch.compiler.is_dynamo_compiling() and type(number) is int:
+        half = 1 << (31 if number_type == TensorProto.INT32 else 63)
+        return (number + half) % (2 * half) - half
+    return number if number_type == TensorProto.DOUBLE else single(number)
+
+
+def in_floats(compute: Callable[..., Any], *numbers: Any) -> Any:
+    """Applies a function to floats as IEEE 754 has it: what is divided by 0 is infinite, say."""
+    if any(map(_is_symbolic, numbers)) or any(isinstance(n, torch.SymInt) for n in numbers):
+        return compute(*numbers)
+    with np.errstate(all="ignore"):
+        return float(compute(*map(np.float64, numbers)))
 
 
 _NEARLY = 2.0**-25
 """Half of the distance of two neighbours in float32, at least, as a share of them."""
 
 
-def whole_below(number: Any) -> Any:
+def _nearness(number: Any, number_type: int | None) -> float:
+    """Returns how near an integer a float may be another one: symbolic ones are not rounded to float32."""
+    return _NEARLY if _is_symbolic(number) and number_type != TensorProto.DOUBLE else 0.0
+
+
+def whole_below(number: Any, number_type: int | None = None) -> Any:
     """Returns a float rounded down; a symbolic one that float32 does not tell from the next integer, up."""
-    return math.floor(number + _NEARLY * torch.sym_max(number, -number) if _is_symbolic(number) else number)
+    near = _nearness(number, number_type)
+    return math.floor(number + near * torch.sym_max(number, -number) if near else number)
 
 
-def whole_above(number: Any) -> Any:
+def whole_above(number: Any, number_type: int | None = None) -> Any:
     """Returns a float rounded up; a symbolic one that float32 does not tell from the last integer, down."""
-    return math.ceil(number - _NEARLY * torch.sym_max(number, -number) if _is_symbolic(number) else number)
+    near = _nearness(number, number_type)
+    return math.ceil(number - near * torch.sym_max(number, -number) if near else number)
 
 
-def whole_towards_zero(number: Any) -> Any:
-    """Returns a number truncated; a symbolic float that float32 does not tell from an integer is that one."""
-    nearly: Any = 1 + _NEARLY
-    inexact = isinstance(number, (float, torch.SymFloat)) and _is_symbolic(number)
-    return torch.sym_int(number * nearly if inexact else number)
+def whole_towards_zero(number: Any, number_type: int | None = None, bits: int = 64) -> Any:
+    """Returns a number truncated; a symbolic float that float32 does not tell from an integer is that one.
+
+    Floats that no integer of so many bits has become the smallest one, as processors convert them.
+    """
+    if not isinstance(number, (float, torch.SymFloat)):
+        return torch.sym_int(number)
+    if not _is_symbolic(number):
+        limit = 2.0 ** (bits - 1)
+        return int(number) if -limit - 1 < number < limit else -(1 << (bits - 1))
+    nearly: Any = 1 + _nearness(number, number_type)
+    return torch.sym_int(number * nearly)
 
 
-def computed(numbers: Callable[..., Any], tensors: Callable[..., torch.Tensor], *values: Any) -> torch.Tensor:
+def computed(
+    numbers: Callable[..., Any],
+    tensors: Callable[..., torch.Tensor],
+    *values: Any,
+    number_type: int | None = None,
+) -> torch.Tensor:
     """Applies an elementwise operation to shape values, or to tensors where any value is one.
 
     Args:
-        numbers: the operation on Python numbers.
+        numbers: the operation on Python numbers; its results are fitted to their element type.
         tensors: the operation on tensors.
         values: what is computed on.
+        number_type: of the shape values; see the head of this file.
     """
+    return chosen(
+        lambda *given: fitted(numbers(*given), number_type), tensors, *values, number_type=number_type
+    )
+
+
+def chosen(
+    numbers: Callable[..., Any],
+    tensors: Callable[..., torch.Tensor],
+    *values: Any,
+    number_type: int | None = None,
+) -> torch.Tensor:
+    """Like `computed`, for operations that give a number that they are given, or a truth value."""
     if all(isinstance(v, torch.Tensor) for v in values):
         return tensors(*values)
     if all(is_shape_value(v) for v in values):
-        return each(lambda *given: single(numbers(*given)), *values)  # type: ignore[no-any-return]
+        return each(numbers, *values)  # type: ignore[no-any-return]
     device = next(v.device for v in values if isinstance(v, torch.Tensor))
-    return tensors(*(as_tensor(v, device=device) for v in values))
+    dtype = None if number_type is None else torch_dtype(number_type)
+    made = (v if isinstance(v, torch.Tensor) else as_tensor(v, dtype, device=device) for v in values)
+    return tensors(*made)

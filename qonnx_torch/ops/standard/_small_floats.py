@@ -6,7 +6,7 @@ import torch
 from onnx import TensorProto
 from torch import Tensor
 
-from qonnx_torch.dtypes import torch_dtype
+from qonnx_torch.dtypes import FLOAT4E2M1, torch_dtype
 from qonnx_torch.errors import InvalidModelError
 from qonnx_torch.ops.quantizers.rounding import straight_through
 
@@ -21,7 +21,7 @@ FLOAT8_TYPES = (
 """The float8 element types with a sign."""
 
 NARROW_FLOATS = {
-    TensorProto.FLOAT4E2M1: (1, 0, 6.0),
+    FLOAT4E2M1: (1, 0, 6.0),
     27: (3, 0, 7.5),  # FLOAT6E2M3
     28: (2, -2, 28.0),  # FLOAT6E3M2
 }

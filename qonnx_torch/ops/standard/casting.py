@@ -5,13 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from onnx import TensorProto
 from torch import Tensor
 
-from qonnx_torch.dtypes import PACKED_TYPES, element_type_name, integer_range, torch_dtype
+from qonnx_torch.dtypes import (
+    FLOAT4E2M1,
+    FLOAT8E8M0,
+    PACKED_TYPES,
+    element_type_name,
+    integer_range,
+    onnx_element_type,
+    torch_dtype,
+)
 from qonnx_torch.errors import InvalidModelError, UnsupportedModelError
 from qonnx_torch.ops._operator import as_tensor, is_shape_value, operator
-from qonnx_torch.ops.standard._numbers import each, single, whole_towards_zero
+from qonnx_torch.ops.standard._numbers import NUMBER_TYPES, each, fitted, whole_towards_zero
 from qonnx_torch.ops.standard._small_floats import (
     FLOAT8_TYPES,
     NARROW_FLOATS,
@@ -22,7 +29,7 @@ from qonnx_torch.ops.standard._small_floats import (
 
 __all__ = ["converted"]
 
-_FLOAT8_BY_DTYPE = {torch_dtype(t): t for t in (*FLOAT8_TYPES, TensorProto.FLOAT8E8M0)}
+_FLOAT8_BY_DTYPE = {torch_dtype(t): t for t in (*FLOAT8_TYPES, FLOAT8E8M0)}
 
 
 def converted(x: Tensor, to: int, saturate: bool = True, round_mode: str = "up") -> Tensor:
@@ -37,10 +44,10 @@ def converted(x: Tensor, to: int, saturate: bool = True, round_mode: str = "up")
     dtype = torch_dtype(to)
     if dtype.is_complex or x.is_complex():
         return x.to(dtype)
-    if to in FLOAT8_TYPES or to == TensorProto.FLOAT8E8M0:
+    if to in FLOAT8_TYPES or to == FLOAT8E8M0:
         if not x.is_floating_point() or x.dtype.itemsize == 1:
             x = x.to(torch.float32)
-        if to == TensorProto.FLOAT8E8M0:
+        if to == FLOAT8E8M0:
             return to_power_of_two(x, saturate, round_mode)
         return to_float8(x, to, saturate)
     if to in NARROW_FLOATS:
@@ -52,18 +59,24 @@ def converted(x: Tensor, to: int, saturate: bool = True, round_mode: str = "up")
     return x.to(dtype)
 
 
-def _number_kind(dtype: torch.dtype) -> Any:
-    if dtype == torch.bool:
-        return bool
-    return torch.sym_float if dtype.is_floating_point else whole_towards_zero
+def _cast_numbers(value: Any, to: int, number_type: int | None) -> Any:
+    """Returns shape values in another of the element types that Python numbers have."""
+    dtype = torch_dtype(to)
+
+    def convert(number: Any) -> Any:
+        if dtype == torch.bool:
+            return bool(number)
+        if dtype.is_floating_point:
+            return fitted(torch.sym_float(number), to)
+        return fitted(whole_towards_zero(number, number_type, 8 * dtype.itemsize), to)
+
+    return each(convert, value)
 
 
-def _cast_numbers(value: Any, kind: Any) -> Any:
-    return each(lambda number: single(kind(number)), value)
-
-
-@operator("Cast", on_shapes=True)
-def cast(input: Tensor, *, to: int, saturate: int = 1, round_mode: str = "up") -> Tensor:
+@operator("Cast", on_shapes=True, python_only=("number_type",))
+def cast(
+    input: Tensor, *, to: int, saturate: int = 1, round_mode: str = "up", number_type: int | None = None
+) -> Tensor:
     """Returns the input in another element type; a shape value stays Python.
 
     Floating point becomes an integer by truncation, True where it is not 0; integers lose their higher bits.
@@ -73,11 +86,14 @@ def cast(input: Tensor, *, to: int, saturate: int = 1, round_mode: str = "up") -
         to: ONNX element type (`onnx.TensorProto.DataType`).
         saturate: float8 targets: 1 makes what is too large the largest value, 0 infinity or NaN.
         round_mode: FLOAT8E8M0 targets: up, down or nearest.
+        number_type: of an input that is Python numbers, INT32 or DOUBLE.
 
     Raises: UnsupportedModelError where torch has no such dtype. Source: ONNX Cast-28.
     """
     if is_shape_value(input):
-        return _cast_numbers(input, _number_kind(torch_dtype(to)))  # type: ignore[no-any-return]
+        if to in NUMBER_TYPES:
+            return _cast_numbers(input, to, number_type)  # type: ignore[no-any-return]
+        input = as_tensor(input, None if number_type is None else torch_dtype(number_type))
     return converted(input, to, bool(saturate), round_mode)
 
 
@@ -85,7 +101,8 @@ def cast(input: Tensor, *, to: int, saturate: int = 1, round_mode: str = "up") -
 def cast_like(input: Tensor, target_type: Tensor, *, saturate: int = 1, round_mode: str = "up") -> Tensor:
     """Returns the input in the element type of another tensor; else like `cast`. Source: ONNX CastLike-25."""
     if is_shape_value(input) and is_shape_value(target_type):
-        return _cast_numbers(input, _number_kind(as_tensor(target_type).dtype))  # type: ignore[no-any-return]
+        to = onnx_element_type(as_tensor(target_type).dtype)
+        return _cast_numbers(input, to, None)  # type: ignore[no-any-return]
     dtype = as_tensor(target_type).dtype
     x = as_tensor(input, device=target_type.device if isinstance(target_type, Tensor) else None)
     if dtype in _FLOAT8_BY_DTYPE:
@@ -123,7 +140,7 @@ def _code(x: Tensor) -> Tensor:
 def _from_code(code: Tensor, element_type: int) -> Tensor:
     """Returns what bits stand for in an element type narrower than a byte."""
     if element_type in NARROW_FLOATS:
-        if element_type != TensorProto.FLOAT4E2M1:
+        if element_type != FLOAT4E2M1:
             raise UnsupportedModelError(f"BitCast to {element_type_name(element_type)} is not supported")
         values = torch.tensor(_FLOAT4_VALUES, dtype=torch.float16, device=code.device)
         magnitude = values[(code & 7).long()]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from qonnx_torch.ops._operator import operator
 from qonnx_torch.ops.standard._integers import ordered
-from qonnx_torch.ops.standard._numbers import computed
+from qonnx_torch.ops.standard._numbers import chosen
 
 __all__: list[str] = []
 
@@ -21,13 +21,13 @@ def _compared(compute: Callable[[Any, Any], Any], A: Any, B: Any) -> Tensor:
         result: Tensor = compute(ordered(a), ordered(b.to(a.dtype) if b.dim() == 0 else b))
         return result
 
-    return computed(compute, on_tensors, A, B)
+    return chosen(compute, on_tensors, A, B)
 
 
 @operator("Equal", on_shapes=True)
 def equal(A: Tensor, B: Tensor) -> Tensor:
     """Returns A == B. Source: ONNX Equal-19."""
-    return computed(python_operator.eq, torch.eq, A, B)
+    return chosen(python_operator.eq, torch.eq, A, B)
 
 
 @operator("Greater", on_shapes=True)
@@ -57,7 +57,7 @@ def less_or_equal(A: Tensor, B: Tensor) -> Tensor:
 @operator("Not", on_shapes=True)
 def logical_not(X: Tensor) -> Tensor:
     """Returns the logical negation. Source: ONNX Not-1."""
-    return computed(_negation, torch.logical_not, X)
+    return chosen(_negation, torch.logical_not, X)
 
 
 def _negation(value: Any) -> Any:
@@ -68,25 +68,25 @@ def _negation(value: Any) -> Any:
 @operator("And", on_shapes=True)
 def logical_and(A: Tensor, B: Tensor) -> Tensor:
     """Returns the logical conjunction. Source: ONNX And-7."""
-    return computed(python_operator.and_, torch.logical_and, A, B)
+    return chosen(python_operator.and_, torch.logical_and, A, B)
 
 
 @operator("Or", on_shapes=True)
 def logical_or(A: Tensor, B: Tensor) -> Tensor:
     """Returns the logical disjunction. Source: ONNX Or-7."""
-    return computed(python_operator.or_, torch.logical_or, A, B)
+    return chosen(python_operator.or_, torch.logical_or, A, B)
 
 
 @operator("Xor", on_shapes=True)
 def logical_xor(A: Tensor, B: Tensor) -> Tensor:
     """Returns the exclusive disjunction. Source: ONNX Xor-7."""
-    return computed(lambda a, b: _negation(b) if a else b, torch.logical_xor, A, B)
+    return chosen(lambda a, b: _negation(b) if a else b, torch.logical_xor, A, B)
 
 
 @operator("Where", on_shapes=True)
 def where(condition: Tensor, X: Tensor, Y: Tensor) -> Tensor:
     """Returns X where the condition holds, else Y, broadcast. Source: ONNX Where-16."""
-    return computed(lambda c, x, y: x if c else y, torch.where, condition, X, Y)
+    return chosen(lambda c, x, y: x if c else y, torch.where, condition, X, Y)
 
 
 @operator("IsNaN")

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import builtins
 import functools
 import math
+import operator as python_operator
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from qonnx_torch.ops._operator import as_tensor, is_shape_value, operator
 from qonnx_torch.ops.standard._integers import in_order, on_bits, whole, whole_divide
-from qonnx_torch.ops.standard._numbers import computed, whole_above, whole_below
+from qonnx_torch.ops.standard._numbers import (
+    chosen,
+    computed,
+    in_floats,
+    whole_above,
+    whole_below,
+    whole_towards_zero,
+)
 
 __all__: list[str] = []
 
@@ -26,14 +36,14 @@ _ENDS: dict[torch.dtype, tuple[Any, Any]] = {
 """Dtype -> its smallest and largest finite number."""
 
 
-def _modular(compute: Callable[..., Any], *values: Any) -> Tensor:
+def _modular(compute: Callable[..., Any], *values: Any, number_type: int | None = None) -> Tensor:
     """Applies an operation that Python numbers and tensors have in common; integers wrap around."""
-    return computed(compute, functools.partial(on_bits, compute), *values)
+    return computed(compute, functools.partial(on_bits, compute), *values, number_type=number_type)
 
 
 def _divide_numbers(a: Any, b: Any) -> Any:
     if isinstance(a, (float, torch.SymFloat)):
-        return a / b
+        return in_floats(python_operator.truediv, a, b)
     return a // b if (a >= 0) == (b > 0) else -(-a // b)
 
 
@@ -66,9 +76,20 @@ def _floor_modulo(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _power_numbers(x: Any, y: Any) -> Any:
-    power = x**y
-    whole_base = isinstance(x, (int, torch.SymInt))
-    return torch.sym_int(power) if whole_base and not isinstance(power, (int, torch.SymInt)) else power
+    if isinstance(x, (float, torch.SymFloat)):
+        return in_floats(python_operator.pow, x, y)
+    if type(x) is int and type(y) is int and y >= 0 and not torch.compiler.is_compiling():
+        return builtins.pow(x, y, 1 << 64)
+    whole_power = isinstance(y, (int, torch.SymInt)) and y >= 0
+    return x**y if whole_power else whole_towards_zero(in_floats(python_operator.pow, x, y))
+
+
+def _modulo_numbers(a: Any, b: Any) -> Any:
+    if isinstance(a, (float, torch.SymFloat)):
+        if torch.compiler.is_compiling() or not type(a) is type(b) is float:
+            return a - b * whole_towards_zero(a / b)
+        return in_floats(np.fmod, a, b)
+    return a - b * _divide_numbers(a, b)
 
 
 def _power(x: Tensor, y: Tensor | float) -> Tensor:
@@ -85,66 +106,68 @@ def _power(x: Tensor, y: Tensor | float) -> Tensor:
     return torch.pow(whole(x), y).to(x.dtype)
 
 
-@operator("Add", on_shapes=True)
-def add(A: Tensor, B: Tensor) -> Tensor:
+@operator("Add", on_shapes=True, python_only=("number_type",))
+def add(A: Tensor, B: Tensor, *, number_type: int | None = None) -> Tensor:
     """Returns A + B, broadcast. Source: ONNX Add-14."""
-    return _modular(lambda a, b: a + b, A, B)
+    return _modular(lambda a, b: a + b, A, B, number_type=number_type)
 
 
-@operator("Sub", on_shapes=True)
-def sub(A: Tensor, B: Tensor) -> Tensor:
+@operator("Sub", on_shapes=True, python_only=("number_type",))
+def sub(A: Tensor, B: Tensor, *, number_type: int | None = None) -> Tensor:
     """Returns A - B, broadcast. Source: ONNX Sub-14."""
-    return _modular(lambda a, b: a - b, A, B)
+    return _modular(lambda a, b: a - b, A, B, number_type=number_type)
 
 
-@operator("Mul", on_shapes=True)
-def mul(A: Tensor, B: Tensor) -> Tensor:
+@operator("Mul", on_shapes=True, python_only=("number_type",))
+def mul(A: Tensor, B: Tensor, *, number_type: int | None = None) -> Tensor:
     """Returns A * B, broadcast. Source: ONNX Mul-14."""
-    return _modular(lambda a, b: a * b, A, B)
+    return _modular(lambda a, b: a * b, A, B, number_type=number_type)
 
 
-@operator("Div", on_shapes=True)
-def div(A: Tensor, B: Tensor) -> Tensor:
+@operator("Div", on_shapes=True, python_only=("number_type",))
+def div(A: Tensor, B: Tensor, *, number_type: int | None = None) -> Tensor:
     """Returns A / B, broadcast; integers truncate towards zero. Source: ONNX Div-14."""
-    return computed(_divide_numbers, _divide, A, B)
+    return computed(_divide_numbers, _divide, A, B, number_type=number_type)
 
 
-@operator("Pow", on_shapes=True, numbers=("Y",))
-def pow(X: Tensor, Y: Tensor | float) -> Tensor:
+@operator("Pow", on_shapes=True, python_only=("number_type",), numbers=("Y",))
+def pow(X: Tensor, Y: Tensor | float, *, number_type: int | None = None) -> Tensor:
     """Returns X to the power Y in X's dtype, broadcast. Source: ONNX Pow-15.
 
     A constant 0-d exponent is a Python number: part of what the node computes, nothing to be trained.
     """
     if isinstance(X, Tensor) and isinstance(Y, (int, float)):
         return _power(X, Y)
-    return computed(_power_numbers, _power, X, Y)
+    return computed(_power_numbers, _power, X, Y, number_type=number_type)
 
 
-@operator("Mod", on_shapes=True)
-def mod(A: Tensor, B: Tensor, *, fmod: int = 0) -> Tensor:
+@operator("Mod", on_shapes=True, python_only=("number_type",))
+def mod(A: Tensor, B: Tensor, *, fmod: int = 0, number_type: int | None = None) -> Tensor:
     """Returns A mod B with the sign of B, or of A where fmod is 1. Source: ONNX Mod-28."""
     if fmod:
         rest = functools.partial(_modulo, compute=torch.fmod)
-        return computed(lambda a, b: a - b * _divide_numbers(a, b), rest, A, B)
-    return computed(lambda a, b: a % b, functools.partial(_modulo, compute=_floor_modulo), A, B)
+        return computed(_modulo_numbers, rest, A, B, number_type=number_type)
+    rest = functools.partial(_modulo, compute=_floor_modulo)
+    return computed(lambda a, b: a % b, rest, A, B, number_type=number_type)
 
 
-@operator("Neg", on_shapes=True)
-def neg(X: Tensor) -> Tensor:
+@operator("Neg", on_shapes=True, python_only=("number_type",))
+def neg(X: Tensor, *, number_type: int | None = None) -> Tensor:
     """Returns -X. Source: ONNX Neg-13."""
-    return _modular(lambda x: -x, X)
+    return _modular(lambda x: -x, X, number_type=number_type)
 
 
-@operator("Abs", on_shapes=True)
-def abs(X: Tensor) -> Tensor:
+@operator("Abs", on_shapes=True, python_only=("number_type",))
+def abs(X: Tensor, *, number_type: int | None = None) -> Tensor:
     """Returns |X|. Source: ONNX Abs-13."""
-    return computed(lambda x: torch.sym_max(x, -x), lambda x: x if _unsigned(x) else torch.abs(x), X)
+    magnitude: Callable[[Tensor], Tensor] = lambda x: x if _unsigned(x) else torch.abs(x)  # noqa: E731
+    return computed(lambda x: torch.sym_max(x, -x), magnitude, X, number_type=number_type)
 
 
 @operator("Sign", on_shapes=True)
 def sign(input: Tensor) -> Tensor:
     """Returns -1, 0 or 1; NaN stays. Source: ONNX Sign-13."""
-    return computed(_sign_number, _sign, input)
+    return chosen(_sign_number, _sign, input)
 
 
 def _sign_number(n: Any) -> Any:
@@ -174,20 +197,20 @@ def _fold(compute: Callable[[Any, Any], Tensor], values: tuple[Tensor, ...]) -> 
 def min(*data_0: Tensor) -> Tensor:
     """Returns the elementwise minimum, broadcast. Source: ONNX Min-13."""
     least = functools.partial(in_order, torch.minimum)
-    return _fold(lambda a, b: computed(torch.sym_min, least, a, b), data_0)
+    return _fold(lambda a, b: chosen(torch.sym_min, least, a, b), data_0)
 
 
 @operator("Max", on_shapes=True)
 def max(*data_0: Tensor) -> Tensor:
     """Returns the elementwise maximum, broadcast. Source: ONNX Max-13."""
     most = functools.partial(in_order, torch.maximum)
-    return _fold(lambda a, b: computed(torch.sym_max, most, a, b), data_0)
+    return _fold(lambda a, b: chosen(torch.sym_max, most, a, b), data_0)
 
 
-@operator("Sum", on_shapes=True)
-def sum(*data_0: Tensor) -> Tensor:
+@operator("Sum", on_shapes=True, python_only=("number_type",))
+def sum(*data_0: Tensor, number_type: int | None = None) -> Tensor:
     """Returns the elementwise sum, broadcast. Source: ONNX Sum-13."""
-    return _fold(add, data_0)
+    return _fold(functools.partial(add, number_type=number_type), data_0)
 
 
 @operator("Mean")
@@ -196,16 +219,16 @@ def mean(*data_0: Tensor) -> Tensor:
     return _fold(add, data_0) / len(data_0)
 
 
-@operator("Reciprocal", on_shapes=True)
-def reciprocal(X: Tensor) -> Tensor:
+@operator("Reciprocal", on_shapes=True, python_only=("number_type",))
+def reciprocal(X: Tensor, *, number_type: int | None = None) -> Tensor:
     """Returns 1 / X. Source: ONNX Reciprocal-13."""
-    return computed(lambda x: 1 / x, torch.reciprocal, X)
+    return computed(lambda x: in_floats(lambda a: 1 / a, x), torch.reciprocal, X, number_type=number_type)
 
 
-@operator("Sqrt", on_shapes=True)
-def sqrt(X: Tensor) -> Tensor:
+@operator("Sqrt", on_shapes=True, python_only=("number_type",))
+def sqrt(X: Tensor, *, number_type: int | None = None) -> Tensor:
     """Returns the square root of X. Source: ONNX Sqrt-13."""
-    return computed(lambda x: x**0.5, torch.sqrt, X)
+    return computed(lambda x: in_floats(lambda a: a**0.5, x), torch.sqrt, X, number_type=number_type)
 
 
 @operator("Exp")
@@ -229,22 +252,29 @@ def erf(input: Tensor) -> Tensor:
     return torch.where(size >= 4, sign(input), 0)  # truncated, it is 0 up to where float32 has 1
 
 
-@operator("Ceil", on_shapes=True)
-def ceil(X: Tensor) -> Tensor:
+def _to_whole(compute: Callable[[Any, int | None], Any], x: Any, number_type: int | None) -> Any:
+    """Returns a float rounded to a whole number, as a float; infinities and NaN stay."""
+    if type(x) is float and not torch.compiler.is_compiling() and not math.isfinite(x):
+        return x
+    return torch.sym_float(compute(x, number_type))
+
+
+@operator("Ceil", on_shapes=True, python_only=("number_type",))
+def ceil(X: Tensor, *, number_type: int | None = None) -> Tensor:
     """Returns X rounded up. Source: ONNX Ceil-13."""
-    return computed(lambda x: torch.sym_float(whole_above(x)), torch.ceil, X)
+    return chosen(lambda x: _to_whole(whole_above, x, number_type), torch.ceil, X)
 
 
-@operator("Floor", on_shapes=True)
-def floor(X: Tensor) -> Tensor:
+@operator("Floor", on_shapes=True, python_only=("number_type",))
+def floor(X: Tensor, *, number_type: int | None = None) -> Tensor:
     """Returns X rounded down. Source: ONNX Floor-13."""
-    return computed(lambda x: torch.sym_float(whole_below(x)), torch.floor, X)
+    return chosen(lambda x: _to_whole(whole_below, x, number_type), torch.floor, X)
 
 
 @operator("Round", on_shapes=True)
 def round(X: Tensor) -> Tensor:
     """Returns X rounded half to even. Source: ONNX Round-22."""
-    return computed(lambda x: torch.sym_float(x.__round__()), torch.round, X)
+    return chosen(lambda x: _to_whole(lambda n, _: n.__round__(), x, None), torch.round, X)
 
 
 @operator("Clip", on_shapes=True, numbers=("min", "max"))
@@ -256,8 +286,8 @@ def clip(input: Tensor, min: Tensor | float | None = None, max: Tensor | float |
     if is_shape_value(input):
         if isinstance(min, Tensor) or isinstance(max, Tensor):
             return clip(as_tensor(input), min, max)
-        at_least = input if min is None else computed(torch.sym_max, torch.maximum, input, min)
-        return at_least if max is None else computed(torch.sym_min, torch.minimum, at_least, max)
+        at_least = input if min is None else chosen(torch.sym_max, torch.maximum, input, min)
+        return at_least if max is None else chosen(torch.sym_min, torch.minimum, at_least, max)
     low, high = _bound(input, min, -1), _bound(input, max, 1)
     if not isinstance(low, Tensor) and not isinstance(high, Tensor) and not _unsigned(input):
         return torch.clamp(input, low, high)

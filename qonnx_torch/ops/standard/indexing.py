@@ -106,7 +106,12 @@ def gather_nd(data: Tensor, indices: Tensor, *, batch_dims: int = 0) -> Tensor:
         batch_dims: how many dimensions data and indices have in common.
 
     Returns: (*batch, *picks, *rest[k:]). Source: ONNX GatherND-13.
+
+    Raises:
+        InvalidModelError: k is 0.
     """
+    if not indices.shape[-1]:
+        raise InvalidModelError(f"GatherND: indices {tuple(indices.shape)}; the last dimension must be >= 1")
     index: list[Any] = []
     for axis in range(batch_dims):
         shape = [1] * (indices.dim() - 1)

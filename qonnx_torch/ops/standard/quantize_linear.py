@@ -127,8 +127,11 @@ def dynamic_quantize_linear(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Returns x as uint8 over the range of its values, which always has 0, with the scale and zero point.
 
     y_scale = (max(0, max(x)) - min(0, min(x))) / 255, y_zero_point = round(-min(0, min(x)) / y_scale); where
-    x is all 0 the range counts as 1. Source: ONNX DynamicQuantizeLinear-11.
+    x is all 0 the range counts as 1. An empty x has the scale 1 and the zero point 0, as in onnxruntime 1.32.
+    Source: ONNX DynamicQuantizeLinear-11.
     """
+    if not x.numel():
+        return x.to(torch.uint8), x.new_ones(()), x.new_zeros((), dtype=torch.uint8)
     high, low = x.amax().clamp(min=0), x.amin().clamp(max=0)
     span = torch.where(high == low, 1, high - low)
     scale = span / 255

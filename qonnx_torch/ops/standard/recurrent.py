@@ -59,10 +59,11 @@ def rnn(
         with layout 1.
 
     Raises:
-        InvalidModelError: an unknown direction or activation.
+        InvalidModelError: an unknown direction or activation, or a hidden_size that R does not have.
 
     Source: ONNX RNN-22.
     """
+    _check_hidden_size(hidden_size, R)
     count = _directions(direction)
     functions = gate_functions(activations, ("Tanh",), count, activation_alpha, activation_beta, clip)
     fused = None
@@ -125,10 +126,11 @@ def gru(
         Y and Y_h, of the shapes that `rnn` has.
 
     Raises:
-        InvalidModelError: an unknown direction or activation.
+        InvalidModelError: an unknown direction or activation, or a hidden_size that R does not have.
 
     Source: ONNX GRU-22.
     """
+    _check_hidden_size(hidden_size, R)
     names = ("Sigmoid", "Tanh")
     functions = gate_functions(
         activations, names, _directions(direction), activation_alpha, activation_beta, clip
@@ -215,10 +217,11 @@ def lstm(
         Y, Y_h and Y_c; Y and Y_h of the shapes that `rnn` has, Y_c like Y_h.
 
     Raises:
-        InvalidModelError: an unknown direction or activation.
+        InvalidModelError: an unknown direction or activation, or a hidden_size that R does not have.
 
     Source: ONNX LSTM-22.
     """
+    _check_hidden_size(hidden_size, R)
     names = ("Sigmoid", "Tanh", "Tanh")
     functions = gate_functions(
         activations, names, _directions(direction), activation_alpha, activation_beta, clip
@@ -249,6 +252,11 @@ def _directions(direction: str) -> int:
     if direction not in ("forward", "reverse", "bidirectional"):
         raise InvalidModelError(f"direction {direction!r} is not forward, reverse or bidirectional")
     return 2 if direction == "bidirectional" else 1
+
+
+def _check_hidden_size(hidden_size: int | None, R: Tensor) -> None:
+    if hidden_size is not None and hidden_size != R.shape[-1]:
+        raise InvalidModelError(f"hidden_size {hidden_size} is not that of R {tuple(R.shape)}")
 
 
 def _are_plain(functions: list[list[GateFunction]], names: Sequence[str]) -> bool:

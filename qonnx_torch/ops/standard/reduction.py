@@ -13,7 +13,7 @@ from torch import Tensor
 from qonnx_torch.ops._operator import is_shape_value, operator
 from qonnx_torch.ops.standard._axes import axes_of
 from qonnx_torch.ops.standard._integers import in_order, on_bits
-from qonnx_torch.ops.standard._numbers import dimensions, reduced
+from qonnx_torch.ops.standard._numbers import dimensions, fitted, reduced
 
 __all__: list[str] = []
 
@@ -21,12 +21,20 @@ __all__: list[str] = []
 def _axes(data: Any, axes: Sequence[int] | int | None, noop: int) -> list[int] | None:
     """Returns the axes to reduce, or None where there is nothing to do."""
     rank = len(dimensions(data)) if is_shape_value(data) else data.dim()
-    given = [] if axes is None else axes_of(axes, rank)
+    given = [] if axes is None else list(dict.fromkeys(axes_of(axes, rank)))  # a repeated one counts once
     return given or (None if noop else list(range(rank)))
 
 
-def _numbers(compute: Callable[[Any, Any], Any], data: Any, axes: list[int] | None, keepdims: int) -> Any:
-    return data if axes is None else reduced(compute, data, axes, bool(keepdims))
+def _numbers(
+    compute: Callable[[Any, Any], Any],
+    data: Any,
+    axes: list[int] | None,
+    keepdims: int,
+    number_type: int | None = None,
+) -> Any:
+    if axes is None:
+        return data
+    return reduced(lambda a, b: fitted(compute(a, b), number_type), data, axes, bool(keepdims))
 
 
 def _in_floats(compute: Callable[[Tensor], Tensor], data: Tensor) -> Tensor:
@@ -40,14 +48,20 @@ def _sum(x: Tensor, dims: list[int], keepdims: int) -> Tensor:
     return on_bits(lambda t: t.sum(dims, keepdim=bool(keepdims), dtype=t.dtype), x)
 
 
-@operator("ReduceSum", static=("axes",), on_shapes=True)
+@operator("ReduceSum", static=("axes",), on_shapes=True, python_only=("number_type",))
 def reduce_sum(
-    data: Tensor, axes: Sequence[int] | None = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0
+    data: Tensor,
+    axes: Sequence[int] | None = None,
+    *,
+    keepdims: int = 1,
+    noop_with_empty_axes: int = 0,
+    number_type: int | None = None,
 ) -> Tensor:
     """Returns the sum over axes (all where absent). Source: ONNX ReduceSum-13."""
     dims = _axes(data, axes, noop_with_empty_axes)
     if is_shape_value(data):
-        return _numbers(python_operator.add, data, dims, keepdims)  # type: ignore[no-any-return]
+        numbers = _numbers(python_operator.add, data, dims, keepdims, number_type)
+        return numbers  # type: ignore[no-any-return]
     return data if dims is None else _sum(data, dims, keepdims)
 
 
@@ -101,14 +115,20 @@ def reduce_min(
     return data if dims is None else _extreme(data, dims, keepdims, largest=False)
 
 
-@operator("ReduceProd", static=("axes",), on_shapes=True)
+@operator("ReduceProd", static=("axes",), on_shapes=True, python_only=("number_type",))
 def reduce_prod(
-    data: Tensor, axes: Sequence[int] | None = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0
+    data: Tensor,
+    axes: Sequence[int] | None = None,
+    *,
+    keepdims: int = 1,
+    noop_with_empty_axes: int = 0,
+    number_type: int | None = None,
 ) -> Tensor:
     """Returns the product over axes (all where absent). Source: ONNX ReduceProd-18."""
     dims = _axes(data, axes, noop_with_empty_axes)
     if is_shape_value(data):
-        return _numbers(python_operator.mul, data, dims, keepdims)  # type: ignore[no-any-return]
+        numbers = _numbers(python_operator.mul, data, dims, keepdims, number_type)
+        return numbers  # type: ignore[no-any-return]
     for axis in sorted(dims or [], reverse=True):
         data = on_bits(lambda x, a=axis: x.prod(a, keepdim=bool(keepdims), dtype=x.dtype), data)
     return data

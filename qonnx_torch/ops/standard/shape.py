@@ -14,7 +14,7 @@ from qonnx_torch.dtypes import torch_dtype
 from qonnx_torch.errors import InvalidModelError
 from qonnx_torch.ops._operator import is_shape_value, operator
 from qonnx_torch.ops.standard._axes import axes_of, axis_of
-from qonnx_torch.ops.standard._numbers import along, dimensions, elements, integers, shaped
+from qonnx_torch.ops.standard._numbers import along, dimensions, elements, fitted, integers, shaped
 
 __all__: list[str] = []
 
@@ -120,10 +120,17 @@ def constant_of_shape(
     since_version=11,
     on_shapes=True,
     numbers=("start", "limit", "delta"),
-    python_only=("as_numbers", "like"),
+    python_only=("as_numbers", "like", "number_type"),
 )
 def range_(
-    start: Any, limit: Any, delta: Any, *, stash_type: int = 1, as_numbers: bool = False, like: Any = None
+    start: Any,
+    limit: Any,
+    delta: Any,
+    *,
+    stash_type: int = 1,
+    as_numbers: bool = False,
+    like: Any = None,
+    number_type: int | None = None,
 ) -> Any:
     """Returns start, start + delta, ... below limit.
 
@@ -134,6 +141,7 @@ def range_(
         stash_type: what float16 and bfloat16 are computed in: 1 float32, 11 float64.
         as_numbers: returns a shape value instead of a tensor.
         like: a tensor on whose device the result is, where the numbers are Python's.
+        number_type: of Python numbers, INT32 or DOUBLE.
 
     Source: ONNX Range-27.
     """
@@ -142,9 +150,10 @@ def range_(
     start, limit, delta = (v.item() if isinstance(v, Tensor) else v for v in (start, limit, delta))
     if as_numbers:
         count = max(math.ceil((limit - start) / delta), 0)
-        return tuple(start + i * delta for i in range(count))
+        return tuple(fitted(start + i * delta, number_type) for i in range(count))
     limit = torch.sym_max(start, limit) if delta > 0 else torch.sym_min(start, limit)
-    dtype = given[0].dtype if given else None
+    of_numbers = None if number_type is None else torch_dtype(number_type)
+    dtype = given[0].dtype if given else of_numbers
     if dtype in (torch.float16, torch.bfloat16):
         return torch.arange(start, limit, delta, dtype=torch_dtype(stash_type), device=device).to(dtype)
     if dtype in (torch.uint16, torch.uint32, torch.uint64):
