@@ -34,6 +34,7 @@ from .tensors import TensorStore
 __all__ = ["build"]
 
 _MOST_LISTED = 1000
+_LONGEST_REASON = 4000  # values out of the file may be in it
 
 
 def build(model: ModelProto, tensors: TensorStore) -> fx.GraphModule:
@@ -132,7 +133,7 @@ class _GraphBuilder:
         try:
             self._convert_node(proto, index)
         except QonnxTorchError as error:
-            text = str(error)
+            text = shortened(str(error), _LONGEST_REASON)
             where = f"node {label(proto)}"
             raise type(error)(text if text.startswith("node ") else f"{where}: {text}") from None
 

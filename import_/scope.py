@@ -11,7 +11,7 @@ from torch import fx, nn
 
 from qonnx_torch.dtypes import element_type_of, torch_dtype
 from qonnx_torch.element_types import ElementTypes
-from qonnx_torch.errors import InvalidModelError, UnsupportedModelError, quoted
+from qonnx_torch.errors import InvalidModelError, UnsupportedModelError, quoted, shortened
 from qonnx_torch.names import Identifiers, identifier, parameter_paths
 from qonnx_torch.nn.tracing import RepresentationTracer
 from qonnx_torch.ops import as_python, as_tensor
@@ -370,7 +370,8 @@ def _require_addressable(value: ValueInfoProto) -> None:
     dims = [d.dim_value for d in value.type.tensor_type.shape.dim if d.dim_value > 0]
     if element_count(dims) > _MOST_ELEMENTS:
         raise UnsupportedModelError(
-            f"graph input {quoted(value.name)} is declared with more elements than memory can have ({dims})"
+            f"graph input {quoted(value.name)} is declared with more elements than memory can have "
+            f"({shortened(str(dims))})"
         )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from qonnx_torch.errors import QonnxTorchError, UnsupportedModelError
+from qonnx_torch.errors import QonnxTorchError, UnsupportedModelError, shortened
 from qonnx_torch.passes.bounded import Bounded, RefusedError
 from qonnx_torch.passes.shapes import InputSpec
 
@@ -88,8 +88,8 @@ class _Trial(fx.Interpreter):
             raise
         except Exception as error:
             origin = n.meta.get("onnx")
-            name = f"{origin.name or origin.outputs[0]!r} ({origin.op_type})" if origin else n.name
-            reason = str(error).partition("\n")[0]
+            name = str(origin or n.name)
+            reason = shortened(str(error).partition("\n")[0])
             raise UnsupportedModelError(f"node {name} does not run with two samples: {reason}") from None
 
 

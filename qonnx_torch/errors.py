@@ -22,9 +22,9 @@ def quoted(name: str) -> str:
     return repr(name) if len(name) <= 200 else f"{name[:100]!r}... ({len(name)} characters)"
 
 
-def shortened(text: str) -> str:
-    """Returns a text as messages show it: cut where it is long."""
-    return text if len(text) <= 200 else f"{text[:100]}... ({len(text)} characters)"
+def shortened(text: str, most: int = 200) -> str:
+    """Returns a text as messages show it: cut to the half where it has more characters than `most`."""
+    return text if len(text) <= most else f"{text[: most // 2]}... ({len(text)} characters)"
 
 
 class QonnxTorchError(Exception):

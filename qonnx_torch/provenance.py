@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import fx, nn
 
+from qonnx_torch.errors import quoted, shortened
 from qonnx_torch.registry import REGISTRY
 
 __all__ = [
@@ -46,6 +47,11 @@ class NodeOrigin:
     name: str
     op_type: str
     outputs: tuple[str, ...]
+
+    def __str__(self) -> str:
+        """Returns how messages name the node: its name, or its first output where it has none."""
+        name = self.name or next((o for o in self.outputs if o), "")
+        return f"{quoted(name)} ({shortened(self.op_type)})"
 
 
 @dataclass(frozen=True, slots=True)

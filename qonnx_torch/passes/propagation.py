@@ -15,7 +15,7 @@ from torch._subclasses.fake_tensor import (
     FakeTensorMode,
 )
 
-from qonnx_torch.errors import UnsupportedModelError
+from qonnx_torch.errors import UnsupportedModelError, shortened
 from qonnx_torch.nn.subgraphs import SubgraphOperator
 from qonnx_torch.passes.bounded import numbers_made
 
@@ -114,8 +114,8 @@ class FakeInterpreter(fx.Interpreter):
             if isinstance(error, UnsupportedModelError) and str(error).startswith(_NOT_INFERRED):
                 raise  # of a node in a subgraph
             origin = n.meta.get("onnx")
-            name = f"{origin.name or origin.outputs[0]!r} ({origin.op_type})" if origin else n.name
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            name = str(origin or n.name)
+            reason = shortened(str(error).splitlines()[0]) if str(error) else type(error).__name__
             if depends and not isinstance(error, _TooLongError):
                 reason = "it depends on data"
             kind = DataDependentShapeError if depends else UnsupportedModelError

@@ -378,6 +378,27 @@ def test_unknown_operators_are_counted_where_they_are_too_many() -> None:
     expect(make([node("R" * 10**6, ["x"], ["y"])]), UnsupportedModelError, r"RRR\.\.\. \(\d+ characters\)")
 
 
+LONG = "l" * 10**6
+ONES = {name: np.ones((), np.float32) for name in "szb"}
+
+
+@pytest.mark.parametrize("model", [
+    make([node("Relu", [LONG], ["y"], LONG)]),
+    make([node("Relu", ["x", "x"], ["y"], LONG)]),
+    make([node("Relu", ["x"], ["y"], LONG, **{LONG: 1})]),
+    make([node("Resize", ["x", "", "s"], ["y"], LONG, mode=LONG)], {"s": np.ones(2, np.float32)}),
+    make([node("Foo", ["x"], ["y"], LONG, domain=LONG)]),
+    make([node("Quant", ["x", "s", "z", "b"], ["y"], LONG, domain="qonnx.custom_op.general", signed=1,
+               narrow=0, rounding_mode=LONG)], ONES),
+    make([node("Relu", ["x"], ["y"])], inputs=[value("x", shape=[1 << 30] * 100_000)]),
+    make([node("Relu", ["x"], ["z"])], outputs=[LONG]),
+])  # fmt: skip
+def test_messages_stay_short(model: ModelProto) -> None:
+    with pytest.raises((InvalidModelError, UnsupportedModelError)) as caught:
+        qt.import_model(model)
+    assert len(str(caught.value)) < 5000
+
+
 @pytest.mark.parametrize("version", [0, -1, 1 << 31, (1 << 63) - 1, -(1 << 63)])
 def test_operator_set_versions_that_cannot_be(version: int) -> None:
     model = make([node("Relu", ["x"], ["y"])], opset=version)
