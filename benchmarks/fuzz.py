@@ -18,6 +18,7 @@ import argparse
 import collections
 import contextlib
 import json
+import math
 import multiprocessing
 import os
 import random
@@ -48,6 +49,10 @@ from qonnx_torch.testing import backend_cases
 ROOT = Path(__file__).resolve().parents[1]
 IMPORT_SECONDS, RUN_SECONDS = 20.0, 10.0
 MEMORY = 1 << 30  # bytes above what the worker has; the files have less than 2 MiB
+TIMES, TIMES_OF_INPUTS = (
+    40,
+    16,
+)  # what an import may take: of the file, of the inputs that a batch is tried on
 LARGEST = 2 << 20
 
 LISTED = ("imported", "InvalidModelError", "UnsupportedModelError")
@@ -74,6 +79,20 @@ def file_of(files: Sequence[bytes], seed: int, number: int) -> tuple[str, bytes]
 # -- the worker ----------------------------------------------------------------------------------------
 
 
+TRIED = (4, 5, 6)
+
+
+def allowed_memory(content: bytes, number: int) -> int:
+    """Returns how much memory the import of a file may take."""
+    allowed = MEMORY // 4 + TIMES * len(content)
+    if number % 10 in TRIED:
+        with contextlib.suppress(DecodeError):
+            for value in ModelProto.FromString(content).graph.input:
+                dims = [d.dim_value for d in value.type.tensor_type.shape.dim if d.dim_value > 0]
+                allowed += TIMES_OF_INPUTS * min(4 * math.prod(dims), MEMORY // 4)
+    return allowed
+
+
 def peak_memory() -> int:
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("VmHWM"):
@@ -88,7 +107,7 @@ def reset_peak() -> int:
 
 def import_one(content: bytes, number: int, folder: Path) -> tuple[str, str, Any]:
     try:
-        if number % 10 in (4, 5, 6):
+        if number % 10 in TRIED:
             return "imported", "", qt.import_model(content, batch="dynamic")
         if number % 10 == 7:
             (folder / "model.onnx").write_bytes(content)
@@ -149,7 +168,7 @@ def work(files: Sequence[bytes], seed: int, numbers: Sequence[int], pipe: Connec
         before, started = reset_peak(), time.process_time()
         outcome, message, module = import_one(content, number, folder)
         seconds, memory = time.process_time() - started, peak_memory() - before
-        pipe.send(("run", number, outcome, message, seconds, memory, len(content)))
+        pipe.send(("run", number, outcome, message, seconds, memory, allowed_memory(content, number)))
         ran = "" if module is None else run_one(module)
         del module
         pipe.send(("done", number, ran))
@@ -212,11 +231,11 @@ def handle(worker: Worker, tally: Tally, report: tuple[Any, ...]) -> bool:
     if stage == "import":
         (worker.change,) = rest
     elif stage == "run":
-        outcome, message, seconds, memory, size = rest
+        outcome, message, seconds, memory, allowed = rest
         tally.seconds.append((seconds, number))
         tally.memory.append((memory, number))
-        if memory > MEMORY // 4 + 40 * size:
-            outcome, message = "memory", f"{memory >> 20} MiB for a file of {size} bytes ({outcome})"
+        if memory > allowed:
+            outcome, message = "memory", f"{memory >> 20} MiB of {allowed >> 20} ({outcome})"
         tally.imported(number, worker.change, outcome, message)
     else:
         if rest[0]:

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import torch
 from torch.fx import Proxy
 
+from qonnx_torch.errors import UnsupportedModelError
 from qonnx_torch.registry import REGISTRY, describe
 
 __all__ = ["as_python", "as_tensor", "is_shape_value", "operator"]
@@ -68,10 +69,22 @@ def as_tensor(
 
 
 def as_python(value: Any) -> Any:
-    """Returns a tensor as a Python number, or as a tuple (of tuples) of them; Python values pass through."""
+    """Returns a tensor as a Python number, or as a tuple (of tuples) of them; Python values pass through.
+
+    Raises:
+        UnsupportedModelError: more than 2**20 elements, which no axes, sizes or positions have.
+    """
     if isinstance(value, torch.Tensor):
+        if value.numel() > _MOST_NUMBERS:
+            raise UnsupportedModelError(
+                f"a tensor of shape {tuple(value.shape)} is to be {value.numel()} Python numbers; more than "
+                f"{_MOST_NUMBERS} are too many"
+            )
         value = value.tolist()
     return tuple(as_python(v) for v in value) if isinstance(value, (list, tuple)) else value
+
+
+_MOST_NUMBERS = 1 << 20
 
 
 def _any_proxy(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Proxy | None:

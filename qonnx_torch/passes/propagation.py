@@ -14,9 +14,12 @@ from torch._subclasses.fake_tensor import (
     DynamicOutputShapeException,
     FakeTensorMode,
 )
+from torch.overrides import TorchFunctionMode
 
 from qonnx_torch.errors import UnsupportedModelError, shortened
+from qonnx_torch.nn.quantizer import Quantizer
 from qonnx_torch.nn.subgraphs import SubgraphOperator
+from qonnx_torch.ops.quantizers.numerics import result_dtype
 from qonnx_torch.passes.bounded import numbers_made
 
 __all__ = ["DataDependentShapeError", "FakeInterpreter", "propagate"]
@@ -89,6 +92,9 @@ class FakeInterpreter(fx.Interpreter):
     def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Calls a module; looks into the subgraphs of one that has them."""
         module = self.fetch_attr(target)
+        if isinstance(module, Quantizer):
+            with _BroadcastingQuantizers():
+                return super().call_module(target, args, kwargs)
         if not isinstance(module, SubgraphOperator):
             return super().call_module(target, args, kwargs)
         graphs = module.subgraphs()
@@ -127,6 +133,35 @@ class FakeInterpreter(fx.Interpreter):
 _NOT_INFERRED = "the shape of node "
 _UNKNOWN = object()
 """Stands for results that depend on data, in a partial inference."""
+
+
+class _BroadcastingQuantizers(TorchFunctionMode):
+    """Lets quantizers whose result has the broadcast shape of their arguments give just that.
+
+    Without values the two dozen operations that one consists of tell nothing else, and each takes its time.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func not in _BROADCASTING:
+            return func(*args, **(kwargs or {}))
+        x, scale, *others = args
+        dtype = scale.dtype if func is _QDQ else result_dtype(x, scale)
+        for parameter in (scale, *others):
+            if parameter.dim():
+                x = x.to(dtype) + parameter.to(dtype)
+        return x.to(dtype, copy=True)
+
+
+_QDQ = torch.ops.qonnx_torch.quantize_dequantize_linear
+_BROADCASTING = {
+    torch.ops.qonnx_torch.quant,
+    _QDQ,
+    torch.ops.qonnx_torch.bipolar_quant,
+    torch.ops.qonnx_torch.trunc,
+    torch.ops.qonnx_torch.float_quant,
+}
 
 
 class _Watched(nn.Module):

@@ -9,11 +9,12 @@ import numpy as np
 import onnx.parser
 import pytest
 import torch
-from torch import fx
+from torch import fx, nn
 
 import qonnx_torch as qt
 from qonnx_torch.ops import as_tensor, is_shape_value
 from qonnx_torch.passes import shapes, trials
+from qonnx_torch.passes.propagation import FakeInterpreter, propagate
 from qonnx_torch.provenance import value_names
 
 MODELS = sorted((Path(__file__).parent.parent / "models").glob("*.onnx"))
@@ -241,3 +242,51 @@ def test_large_sizes_are_tried_where_they_take_no_more_steps(
     assert qt.infer_shapes(graph([("N", 4)], body, (0, 0)))["y"].shape == ("N", 4)
     assert max(tried) == most
     assert len(tried) <= 4  # of an ordinary model: two and two checks
+
+
+ZERO = torch.zeros(())
+
+
+def quantizers(scale: torch.Tensor) -> dict[str, tuple[nn.Module, list[torch.Tensor]]]:
+    """Returns modules that own nothing, with their parameters."""
+    flags = {"signed": True, "narrow": False, "rounding_mode": "ROUND"}
+    bits = torch.tensor(4.0)
+    return {
+        "Quant": (qt.nn.Quant(None, None, None, **flags), [scale, ZERO, bits]),
+        "Quant of a zero point per channel": (
+            qt.nn.Quant(None, None, None, **flags),
+            [scale, torch.zeros(3, 1, 1), bits],
+        ),
+        "Quant of a bit width per channel": (
+            qt.nn.Quant(None, None, None, **flags),
+            [scale, ZERO, bits.expand(1, 1, 4)],
+        ),
+        "BipolarQuant": (qt.nn.BipolarQuant(None), [scale]),
+        "Trunc": (qt.nn.Trunc(*[None] * 5, **flags), [scale, ZERO, bits + 4, scale * 16, bits]),
+        "FloatQuant": (
+            qt.nn.FloatQuant(
+                *[None] * 5, has_inf=False, has_nan=False, saturation=True, rounding_mode="ROUND"
+            ),
+            [scale, bits, bits - 1, bits + 3, bits * 60],
+        ),
+    }
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("scale_dtype", [torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize("shape", [(), (1,), (3, 1, 1), (2, 1, 3, 1, 1)])
+@pytest.mark.parametrize("name", list(quantizers(torch.ones(()))))
+def test_quantizers_have_the_shape_to_which_their_arguments_broadcast(
+    name: str, shape: tuple[int, ...], scale_dtype: torch.dtype, dtype: torch.dtype
+) -> None:
+    module, parameters = quantizers(torch.full(shape, 0.5, dtype=scale_dtype))[name]
+    graph = fx.Graph()
+    inputs = [graph.placeholder(f"x{i}") for i in range(1 + len(parameters))]
+    graph.output(graph.call_module("quantizer", tuple(inputs)))
+    traced = fx.GraphModule(nn.ModuleDict({"quantizer": module}), graph)
+    x = torch.randn(2, 3, 5, 4).to(dtype)
+    real = traced(x, *parameters)
+    specs = [(tuple(t.shape), t.dtype) for t in (x, *parameters)]
+    (output,) = (n for n in graph.nodes if n.op == "output")
+    found = propagate(traced, specs, FakeInterpreter(traced))[output]
+    assert (found.shape, found.dtype) == (real.shape, real.dtype)
