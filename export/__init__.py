@@ -13,8 +13,8 @@ from torch import Tensor, fx, nn
 
 from qonnx_torch.dtypes import torch_dtype
 from qonnx_torch.errors import ExportError
+from qonnx_torch.graphs import all_nodes, default_opset
 from qonnx_torch.nn import Quantizer
-from qonnx_torch.ordering import all_nodes
 from qonnx_torch.passes.shapes import ValueInfo
 from qonnx_torch.passes.training import update_statistics
 from qonnx_torch.provenance import Provenance, fingerprint, provenance_of
@@ -125,8 +125,8 @@ def _restored(
         return None
     _declare_inputs(model, given)
     finalise(model, infos, ir_version)
-    own = _default_opset(ModelProto.FromString(provenance.skeleton))
-    if opset_version is None and _default_opset(model) < own and has_wrong_types(model):
+    own = default_opset(ModelProto.FromString(provenance.skeleton))
+    if opset_version is None and default_opset(model) < own and has_wrong_types(model):
         return _restored(module, provenance, infos, given, functions, own, ir_version)
     return model
 
@@ -146,7 +146,7 @@ def _written(
     file = ModelProto.FromString(provenance.skeleton) if provenance is not None else ModelProto()
     versions = [opset_version or OPSET_CEILING]
     if opset_version is None:
-        own = _default_opset(file)
+        own = default_opset(file)
         if own > OPSET_CEILING and not all(_same_schema(n, own, versions[0]) for n in all_nodes(file.graph)):
             versions = []
         versions += [own, _OPSETS[1]] if own >= _CANONICAL_FLOOR else [_OPSETS[1]]
@@ -165,10 +165,6 @@ def _written_at(
     finalise(model, infos, ir_version)
     check_types(model, changes)
     return model
-
-
-def _default_opset(model: ModelProto) -> int:
-    return max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=0)
 
 
 def _check_version(name: str, version: int | None, known: tuple[int, int]) -> None:
@@ -239,7 +235,7 @@ def _unchanged(
     module: fx.GraphModule, provenance: Provenance, functions: bool, opset_version: int | None
 ) -> ModelProto | None:
     """Returns the file's graph with the current tensors, or None where the operator set rules it out."""
-    if not _default_opset(ModelProto.FromString(provenance.skeleton)):
+    if not default_opset(ModelProto.FromString(provenance.skeleton)):
         return None  # of no file, but traced
     model = restore(module, provenance)
     default = next(o for o in model.opset_import if o.domain in ("", "ai.onnx"))

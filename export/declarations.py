@@ -12,8 +12,8 @@ from torch import Tensor, fx
 
 from qonnx_torch.dtypes import torch_dtype
 from qonnx_torch.errors import ExportError, UnsupportedModelError
+from qonnx_torch.graphs import is_constant, label, subgraphs
 from qonnx_torch.nn.subgraphs import SubgraphOperator
-from qonnx_torch.ordering import is_constant, label, subgraphs
 from qonnx_torch.passes.shapes import (
     DataDependentShapeError,
     UndeclaredInputsError,

@@ -16,6 +16,7 @@ from torch import fx
 import qonnx_torch.nn as qnn
 from qonnx_torch.dtypes import onnx_element_type, torch_dtype
 from qonnx_torch.errors import ExportError
+from qonnx_torch.names import Names
 from qonnx_torch.ops import as_tensor
 from qonnx_torch.ops.standard._axes import axis_of
 from qonnx_torch.ops.standard.activation import (
@@ -80,7 +81,7 @@ class _Emitter:
         self.nodes: list[NodeProto] = []
         self.unknown: set[str] = set()
         self.versions: dict[str, int] = {QONNX_DOMAIN: 1} if outer is None else outer.versions
-        self.node_names: set[str] = set() if outer is None else outer.node_names
+        self.node_names: Names = Names() if outer is None else outer.node_names
 
     def emit(self) -> ModelProto:
         """Returns the model."""
@@ -451,13 +452,7 @@ class _Emitter:
 
     def _node_name(self, node: fx.Node) -> str:
         origin = node.meta.get("onnx")
-        name = (origin.name if origin else "") or node.name
-        candidate, count = name, 0
-        while candidate in self.node_names:
-            count += 1
-            candidate = f"{name}_{count}"
-        self.node_names.add(candidate)
-        return candidate
+        return self.node_names.fresh((origin.name if origin else "") or node.name)
 
 
 def _type_variables(operator: Operator, opset: int) -> dict[str, str]:

@@ -18,8 +18,8 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto,
 
 from qonnx_torch.dtypes import onnx_element_type
 from qonnx_torch.errors import ExportError
+from qonnx_torch.graphs import all_nodes, free_names, is_constant, sorted_nodes, subgraphs
 from qonnx_torch.ops import resolve_rounding_mode
-from qonnx_torch.ordering import all_nodes, free_names, is_constant, sorted_nodes, subgraphs
 from qonnx_torch.passes.shapes import ValueInfo
 from qonnx_torch.registry import CHANNELS_LAST_DOMAIN, QONNX_DOMAIN, canonical_domain, is_stray_qonnx
 

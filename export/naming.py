@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import fx
 
+from qonnx_torch.names import Names
 from qonnx_torch.ops import as_tensor
 from qonnx_torch.passes.shapes import ValueInfo
 from qonnx_torch.provenance import value_names
@@ -22,7 +23,7 @@ def output_values(node: fx.Node) -> tuple[Any, ...]:
 
 
 def unique_value_names(
-    module: fx.GraphModule, taken: set[str] | None = None, given: Mapping[fx.Node, str] | None = None
+    module: fx.GraphModule, taken: Names | None = None, given: Mapping[fx.Node, str] | None = None
 ) -> dict[fx.Node, tuple[str, ...]]:
     """Returns the value names that each node is written with.
 
@@ -37,7 +38,7 @@ def unique_value_names(
         given: names of a subgraph's inputs for values of the graph around it.
     """
     names: dict[fx.Node, tuple[str, ...]] = {}
-    taken = set() if taken is None else taken
+    taken = Names() if taken is None else taken
     given = given or {}
     for node, wanted in value_names(module).items():
         if node in given:
@@ -48,7 +49,7 @@ def unique_value_names(
             continue
         outputs = max((_index(u) + 1 for u in node.users if u.target is getitem), default=1)
         own = [*wanted, *(f"{node.name}_{i}" for i in range(len(wanted), outputs))]
-        names[node] = tuple(_claim(name, taken) for name in own)
+        names[node] = tuple(taken.fresh(name) if name else "" for name in own)
     _restore_output_names(module, names, taken)
     return names
 
@@ -58,18 +59,8 @@ def _index(node: fx.Node) -> int:
     return index if isinstance(index, int) else 0
 
 
-def _claim(name: str, taken: set[str]) -> str:
-    """Returns a name that nothing else has, and takes it. The empty name stands for an absent output."""
-    candidate, count = name, 0
-    while candidate and candidate in taken:
-        count += 1
-        candidate = f"{name}_{count}"
-    taken.add(candidate)
-    return candidate
-
-
 def _restore_output_names(
-    module: fx.GraphModule, names: dict[fx.Node, tuple[str, ...]], taken: set[str]
+    module: fx.GraphModule, names: dict[fx.Node, tuple[str, ...]], taken: Names
 ) -> None:
     output = next(n for n in module.graph.nodes if n.op == "output")
     results = output_values(output)
@@ -87,7 +78,7 @@ def _restore_output_names(
         if owner is None and wanted in taken:
             continue  # by a graph around this one
         if owner is not None:
-            names[owner] = tuple(_claim(n, taken) if n == wanted else n for n in names[owner])
+            names[owner] = tuple(taken.fresh(n) if n == wanted else n for n in names[owner])
         taken.add(wanted)
         names[result] = (wanted, *names[result][1:])
 

@@ -19,7 +19,8 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_h
 
 from qonnx_torch.dtypes import INT2, UINT2, element_type_name, integer_range
 from qonnx_torch.errors import ExportError
-from qonnx_torch.ordering import is_constant, label, subgraphs
+from qonnx_torch.graphs import default_opset, is_constant, label, subgraphs
+from qonnx_torch.names import Names
 from qonnx_torch.passes.shapes import ValueInfo
 from qonnx_torch.registry import PROJECT_DOMAIN
 
@@ -65,7 +66,7 @@ def expand_quantizers(model: ModelProto, infos: Mapping[str, ValueInfo]) -> None
     found = list(_found(model.graph))
     if not found:
         return
-    opset = max(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
+    opset = default_opset(model)
     writer = _Writer(model, opset, infos)
     for _, node in found:
         writer.note(node)
@@ -199,8 +200,9 @@ class _Writer:
         self.opset = opset
         self.infos = infos
         self.constants = _constants(model.graph)
-        self.names = {v.name for v in (*model.graph.input, *model.graph.output)} | set(self.constants)
-        self.node_names: set[str] = set()
+        self.names = Names(v.name for v in (*model.graph.input, *model.graph.output))
+        self.names.update(self.constants)
+        self.node_names = Names()
         self.readers: Counter[str] = Counter()
         self.wanted: dict[str, list[tuple[int, tuple[int, ...]]]] = defaultdict(list)
         self.made: dict[tuple[int, str, int, tuple[int, ...]], str] = {}
@@ -254,7 +256,7 @@ class _Writer:
         result = []
         for op_type, key, inputs, output, own in steps:
             name = names.get(key) or (f"{stem}{op_type}" if node.name else "")
-            name = _fresh(name, self.node_names) if name else ""
+            name = self.node_names.fresh(name) if name else ""
             result.append(helper.make_node(op_type, inputs, [output], name=name, **own))
         return result
 
@@ -274,7 +276,7 @@ class _Writer:
             placed = (
                 array.reshape(shape) if array.size == math.prod(shape) else np.full(shape, array.reshape(()))
             )
-            proto = numpy_helper.from_array(placed, name if alone else _fresh(name, self.names))
+            proto = numpy_helper.from_array(placed, name if alone else self.names.fresh(name))
             if alone:
                 proto.name = tensor.name
                 tensor.CopyFrom(proto)
@@ -287,14 +289,14 @@ class _Writer:
         key = (id(graph), str(end), element_type, ())
         if key not in self.made:
             array = _as_type(np.array(end), element_type)
-            name = _fresh(f"{element_type_name(element_type).lower()}_{end}", self.names)
+            name = self.names.fresh(f"{element_type_name(element_type).lower()}_{end}")
             graph.initializer.append(numpy_helper.from_array(array, name))
             self.made[key] = name
         return self.made[key]
 
     def _value(self, graph: GraphProto, wanted: str, element_type: int, like: str) -> str:
         """Returns the name of a new value of the shape of another, and declares it."""
-        name = _fresh(wanted, self.names)
+        name = self.names.fresh(wanted)
         shape = list(self.infos[like].shape) if like in self.infos else None
         graph.value_info.append(helper.make_tensor_value_info(name, element_type, shape))
         return name
@@ -303,12 +305,3 @@ class _Writer:
 def _as_type(array: _Array, element_type: int) -> _Array:
     dtype = helper.tensor_dtype_to_np_dtype(element_type)
     return array if array.dtype == dtype else np.rint(array).astype(dtype)
-
-
-def _fresh(wanted: str, taken: set[str]) -> str:
-    name, count = wanted, 0
-    while name in taken:
-        count += 1
-        name = f"{wanted}_{count}"
-    taken.add(name)
-    return name

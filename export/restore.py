@@ -13,8 +13,9 @@ from torch import fx
 import qonnx_torch.nn as qnn
 from qonnx_torch.dtypes import PACKED_TYPES
 from qonnx_torch.errors import ExportError
+from qonnx_torch.graphs import is_constant
+from qonnx_torch.names import Names
 from qonnx_torch.nn.subgraphs import SubgraphOperator
-from qonnx_torch.ordering import is_constant
 from qonnx_torch.passes.tensors import named_tensors
 from qonnx_torch.provenance import (
     Provenance,
@@ -83,15 +84,15 @@ class _Graph:
             attribute.g.CopyFrom(ModelProto.FromString(provenance.skeleton).graph)
             self.subgraphs[f"{target}.{name}."] = _Graph(attribute.g, child, provenance)
 
-    def names(self) -> set[str]:
+    def names(self) -> Names:
         """Returns the names that are taken, here and in subgraphs."""
         graph = self.proto
-        names = {v.name for v in (*graph.initializer, *graph.input)} | {
-            o for n in graph.node for o in n.output
-        }
-        return names.union(*(child.names() for child in self.subgraphs.values()))
+        names = Names(v.name for v in (*graph.initializer, *graph.input))
+        names.update(o for n in graph.node for o in n.output)
+        names.update(*(child.names() for child in self.subgraphs.values()))
+        return names
 
-    def fill(self, state: Mapping[str, torch.Tensor], taken: set[str]) -> None:
+    def fill(self, state: Mapping[str, torch.Tensor], taken: Names) -> None:
         """Writes the tensors of a state, by path, into the graph and its subgraphs."""
         for prefix, child in self.subgraphs.items():
             within = {p.removeprefix(prefix): t for p, t in state.items() if p.startswith(prefix)}
@@ -108,7 +109,7 @@ class _Graph:
             else:
                 _set_constant(constants[origin.name].attribute[0], tensor, origin.encoding)
             for paths in groups[1:]:
-                name = _fresh(origin.name, taken)
+                name = taken.fresh(origin.name)
                 self.proto.initializer.append(tensor_proto(state[paths[0]], name))
                 for path in paths:
                     self.repoint(path, name)
@@ -183,14 +184,6 @@ def _groups(
 
 def _bits_equal(a: torch.Tensor, b: torch.Tensor) -> bool:
     return a is b or tensor_proto(a, "").raw_data == tensor_proto(b, "").raw_data
-
-
-def _fresh(name: str, taken: set[str]) -> str:
-    count = 1
-    while f"{name}_{count}" in taken:
-        count += 1
-    taken.add(f"{name}_{count}")
-    return f"{name}_{count}"
 
 
 def _set_attribute(attribute: AttributeProto, value: Any) -> None:

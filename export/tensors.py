@@ -10,7 +10,7 @@ from onnx import AttributeProto, GraphProto, ModelProto, TensorProto, helper, nu
 from qonnx_torch.dtypes import PACKED_TYPES, element_type_of, onnx_element_type, to_array
 from qonnx_torch.element_types import ElementTypes
 from qonnx_torch.errors import ExportError
-from qonnx_torch.ordering import is_constant
+from qonnx_torch.graphs import default_opset, is_constant
 
 __all__ = ["constant_proto", "fill", "packed_types", "tensor_proto"]
 
@@ -60,7 +60,7 @@ def packed_types(model: ModelProto, subgraph: GraphProto | None = None) -> dict[
         subgraph: a graph in it, in place of the model's.
     """
     graph = model.graph if subgraph is None else subgraph
-    opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 1)
+    opset = default_opset(model) or 1
     types = ElementTypes()
     names = []
     for initializer in graph.initializer:

@@ -12,7 +12,7 @@ from torch import fx
 
 from qonnx_torch.dtypes import onnx_element_type, torch_dtype
 from qonnx_torch.errors import ExportError
-from qonnx_torch.names import onnx_name
+from qonnx_torch.names import Names, onnx_name
 from qonnx_torch.passes.shapes import ValueInfo
 from qonnx_torch.provenance import provenance_of
 
@@ -54,7 +54,7 @@ class Values:
         placeholders = [n for n in module.graph.nodes if n.op == "placeholder"]
         self.captured = dict(zip(placeholders[len(placeholders) - len(captured) :], captured, strict=True))
         self.of: dict[fx.Node, str] = dict(self.captured)
-        self.taken: set[str] = set() if outer is None else outer.taken
+        self.taken: Names = Names() if outer is None else outer.taken
         self.names = unique_value_names(module, self.taken, self.captured)
         self.taken |= {n for names in self.names.values() for n in names}
         self.infos = infos_by_name(self.names)
@@ -114,12 +114,7 @@ class Values:
 
     def fresh(self, name: str) -> str:
         """Returns a name that no graph of the model has, and takes it."""
-        candidate, count = name, 0
-        while candidate in self.taken or candidate in self.initializer_names:
-            count += 1
-            candidate = f"{name}_{count}"
-        self.taken.add(candidate)
-        return candidate
+        return self.taken.fresh(name, self.initializer_names)
 
     def parameter(self, path: str) -> str:
         """Returns the initializer of a parameter or buffer; equal ones that had one name share it again."""

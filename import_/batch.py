@@ -17,16 +17,15 @@ from onnx import GraphProto, ModelProto, NodeProto, helper, numpy_helper
 from torch import fx
 
 from qonnx_torch.errors import QonnxTorchError, UnsupportedModelError, quoted
+from qonnx_torch.graphs import reads, subgraphs, value_names_of
 from qonnx_torch.ops.standard.resize import resize
 from qonnx_torch.ops.standard.shape import flatten, reshape
-from qonnx_torch.ordering import reads, subgraphs
 from qonnx_torch.passes.shapes import FakeInterpreter, InputSpec, declared_inputs, propagate
 from qonnx_torch.provenance import value_names
 
 from .builder import build
 from .constants import is_constant
 from .dialects import OperatorSets
-from .qdq.graph import Names
 from .tensors import TensorStore
 from .trial import require_samples_apart
 
@@ -266,7 +265,7 @@ def _rewritten(
     result = ModelProto()
     result.CopyFrom(model)
     uses = Counter(n for node in result.graph.node for n in reads(node))
-    names = Names(result)
+    names = value_names_of(result)
     constants = {i.name: i for i in result.graph.initializer}
     for fx_node, (what, value) in changes.items():
         node = result.graph.node[fx_node.meta["onnx"].index]

@@ -13,9 +13,9 @@ from torch import fx
 import qonnx_torch.nn as qnn
 from qonnx_torch.dtypes import PACKED_TYPES
 from qonnx_torch.errors import InvalidModelError, QonnxTorchError, UnsupportedModelError, quoted, shortened
+from qonnx_torch.graphs import label, reads, sorted_nodes, subgraphs
 from qonnx_torch.names import identifier
 from qonnx_torch.ops.standard._numbers import NUMBER_TYPES
-from qonnx_torch.ordering import label, reads, sorted_nodes, subgraphs
 from qonnx_torch.provenance import NodeOrigin, Provenance, TensorOrigin, attach_provenance
 from qonnx_torch.registry import REGISTRY, Operator
 

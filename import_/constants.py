@@ -9,8 +9,8 @@ import torch
 from onnx import AttributeProto, NodeProto, TensorProto, helper
 
 from qonnx_torch.errors import InvalidModelError, UnsupportedModelError, quoted
+from qonnx_torch.graphs import is_constant, label
 from qonnx_torch.ops import as_python
-from qonnx_torch.ordering import is_constant, label
 
 from .tensors import TensorStore, element_count
 

@@ -9,7 +9,7 @@ import onnx
 from onnx import ModelProto, NodeProto
 
 from qonnx_torch.errors import InvalidModelError, shortened
-from qonnx_torch.ordering import label
+from qonnx_torch.graphs import label
 from qonnx_torch.registry import (
     CHANNELS_LAST_DOMAIN,
     QONNX_DOMAIN,

@@ -11,7 +11,7 @@ import onnx
 from onnx import FunctionProto, ModelProto, NodeProto
 
 from qonnx_torch.errors import InvalidModelError, UnsupportedModelError
-from qonnx_torch.ordering import check_nodes, label
+from qonnx_torch.graphs import check_nodes, label
 from qonnx_torch.registry import CHANNELS_LAST_DOMAIN, REGISTRY, canonical_domain
 
 from .constants import is_constant

@@ -9,7 +9,8 @@ from itertools import zip_longest
 from onnx import AttributeProto, FunctionProto, GraphProto, NodeProto, TensorProto
 
 from qonnx_torch.errors import InvalidModelError, UnsupportedModelError, quoted, shortened
-from qonnx_torch.ordering import label, subgraphs
+from qonnx_torch.graphs import label, subgraphs
+from qonnx_torch.names import Names
 from qonnx_torch.registry import canonical_domain
 
 from .reading import tensors_of
@@ -142,23 +143,6 @@ class _Scope:
         return self.body is None or any(old in names for names in self.names)
 
 
-class _Names:
-    """Gives names that nothing has."""
-
-    def __init__(self, taken: Iterable[str]) -> None:
-        self._taken = set(taken)
-        self._counts: dict[str, int] = {}
-
-    def fresh(self, name: str) -> str:
-        candidate, count = name, self._counts.get(name, 0)
-        while candidate in self._taken:
-            count += 1
-            candidate = f"{name}_{count}"
-        self._counts[name] = count
-        self._taken.add(candidate)
-        return candidate
-
-
 class _Inliner:
     def __init__(
         self,
@@ -174,8 +158,8 @@ class _Inliner:
         self.most = most
         self.version_of = version_of
         self.mark = mark
-        self.values = _Names(_value_names(graph))
-        self.node_names = _Names(node.name for _, node in levels(graph.node))
+        self.values = Names(_value_names(graph))
+        self.node_names = Names(node.name for _, node in levels(graph.node))
         self.made = 0
         self.placed: set[str] = set()  # locations of tensors in the store
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from onnx import GraphProto, ModelProto, NodeProto
 
 from qonnx_torch.errors import InvalidModelError, UnsupportedModelError, quoted
-from qonnx_torch.ordering import label, subgraphs
+from qonnx_torch.graphs import label, subgraphs
 from qonnx_torch.registry import QONNX_DOMAIN, canonical_domain
 
 from .reading import open_model, tensors_of

@@ -12,12 +12,12 @@ from torch import fx, nn
 from qonnx_torch.dtypes import element_type_of, torch_dtype
 from qonnx_torch.element_types import ElementTypes
 from qonnx_torch.errors import InvalidModelError, UnsupportedModelError, quoted, shortened
-from qonnx_torch.names import Identifiers, identifier, parameter_paths
+from qonnx_torch.graphs import label, subgraphs
+from qonnx_torch.names import Names, identifier, parameter_paths
 from qonnx_torch.nn.tracing import RepresentationTracer
 from qonnx_torch.ops import as_python, as_tensor
 from qonnx_torch.ops.standard._numbers import NUMBER_TYPES
 from qonnx_torch.ops.standard.movement import aligned
-from qonnx_torch.ordering import label, subgraphs
 from qonnx_torch.provenance import NodeOrigin
 from qonnx_torch.registry import CHANNELS_LAST_DOMAIN, canonical_domain
 
@@ -65,11 +65,11 @@ class Scope:
         self.captured: dict[str, fx.Node] = {}
         self.borrowed: list[tuple[str, str]] = []
         self._attributes: dict[str, fx.Node] = {}
-        self._placeholders = Identifiers()
+        self._placeholders = Names()
         self._materialized: dict[str, fx.Node] = {}
         self._collect_constants(graph, tensors)
         self.paths = parameter_paths(self.constants)
-        self.module_names = Identifiers(p.partition(".")[0] for p in self.paths.values())
+        self.module_names = Names(p.partition(".")[0] for p in self.paths.values())
         self._statistics = _statistics(graph)
 
     def _collect_constants(self, graph: GraphProto, tensors: TensorStore) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Container
 
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
-from qonnx_torch.ordering import subgraphs
+from qonnx_torch.graphs import subgraphs
 
 from .constants import is_constant
 from .data import InMessage

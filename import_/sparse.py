@@ -18,7 +18,7 @@ from onnx import (
 
 from qonnx_torch.dtypes import PACKED_TYPES, from_array
 from qonnx_torch.errors import InvalidModelError, UnsupportedModelError, quoted
-from qonnx_torch.ordering import subgraphs
+from qonnx_torch.graphs import subgraphs
 
 from .constants import is_constant
 from .data import InTensor

@@ -10,8 +10,8 @@ from onnx import GraphProto, NodeProto, TensorProto
 from torch import fx
 
 from qonnx_torch.errors import InvalidModelError
+from qonnx_torch.graphs import free_names, subgraphs
 from qonnx_torch.names import identifier
-from qonnx_torch.ordering import free_names, subgraphs
 from qonnx_torch.registry import Operator
 
 from .scope import Scope

@@ -10,7 +10,7 @@ from urllib.parse import quote, unquote
 
 from torch import fx, nn
 
-__all__ = ["Identifiers", "free_name", "identifier", "onnx_name", "parameter_paths"]
+__all__ = ["Names", "identifier", "onnx_name", "parameter_paths"]
 
 # Attributes of a GraphModule (and the one that `provenance` adds), and words that generated code cannot use.
 _RESERVED = frozenset([*dir(fx.GraphModule(nn.Module(), fx.Graph())), "provenance", "self", *keyword.kwlist])
@@ -59,34 +59,32 @@ def onnx_name(path: str) -> str:
     return unquote(path)
 
 
-class Identifiers(set[str]):
-    """Names that are given away, and how far each has been counted (many nodes may have one name)."""
+class Names(set[str]):
+    """Names that are given away; a new one is counted on from the last like it, as many nodes may have one.
+
+    >>> names = Names(["a"])
+    >>> names.fresh("a"), names.fresh("a"), names.fresh("b")
+    ('a_1', 'a_2', 'b')
+    """
 
     def __init__(self, given: Iterable[str] = ()) -> None:
         super().__init__(given)
-        self.counts: dict[str, int] = {}
+        self._counts: dict[str, int] = {}
+
+    def fresh(self, wanted: str, reserved: Container[str] = ()) -> str:
+        """Returns the first of wanted, wanted_1, wanted_2, ... that is free, and adds it."""
+        name, count = wanted, self._counts.get(wanted, 0)
+        while name in self or name in reserved:
+            count += 1
+            name = f"{wanted}_{count}"
+        self._counts[wanted] = count
+        self.add(name)
+        return name
 
 
-def identifier(text: str, taken: set[str], fallback: str) -> str:
+def identifier(text: str, taken: Names, fallback: str) -> str:
     """Returns a new Python identifier made from an ONNX name, and adds it to `taken`."""
     base = re.sub(r"\W+", "_", text, flags=re.ASCII).strip("_") or fallback
     if base[0].isdigit():
         base = f"{fallback}_{base}"
-    return free_name(base, taken, _RESERVED)
-
-
-def free_name(wanted: str, taken: set[str], reserved: Container[str] = ()) -> str:
-    """Returns the first of wanted, wanted_1, wanted_2, ... that is free, and adds it to `taken`.
-
-    >>> taken = Identifiers(["a"])
-    >>> free_name("a", taken), free_name("a", taken), free_name("b", taken)
-    ('a_1', 'a_2', 'b')
-    """
-    counts = taken.counts if isinstance(taken, Identifiers) else {}
-    name, count = wanted, counts.get(wanted, 0)
-    while name in taken or name in reserved:
-        count += 1
-        name = f"{wanted}_{count}"
-    counts[wanted] = count
-    taken.add(name)
-    return name
+    return taken.fresh(base, _RESERVED)

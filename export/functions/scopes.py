@@ -11,7 +11,7 @@ import numpy.typing as npt
 import onnx
 from onnx import AttributeProto, NodeProto, TensorProto, numpy_helper, shape_inference
 
-from qonnx_torch.ordering import is_constant
+from qonnx_torch.graphs import is_constant
 
 __all__ = ["Body", "Known", "Scope", "all_nodes", "infer", "scoped_nodes"]
 

@@ -10,8 +10,8 @@ from onnx import NodeProto
 from torch import Tensor
 
 from qonnx_torch.errors import QonnxTorchError
+from qonnx_torch.graphs import subgraphs
 from qonnx_torch.ops import as_python
-from qonnx_torch.ordering import subgraphs
 from qonnx_torch.registry import REGISTRY, Operator
 
 from ..following import SMALL, computed

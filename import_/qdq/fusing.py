@@ -9,13 +9,13 @@ from onnx import ModelProto, NodeProto, TensorProto, helper
 
 from qonnx_torch.dtypes import PACKED_TYPES
 from qonnx_torch.errors import QonnxTorchError, UnsupportedModelError
+from qonnx_torch.graphs import check_nodes, graphs_of, label, value_names_of
 from qonnx_torch.ops.standard.quantize_linear import dequantize_linear, quantize_linear
-from qonnx_torch.ordering import check_nodes, label
 from qonnx_torch.registry import PROJECT_DOMAIN, QONNX_DOMAIN, REGISTRY
 
 from ..tensors import TensorStore
 from .choices import Choice, choose, is_grid_type, type_bounds
-from .graph import Graph, Names, graphs_of
+from .graph import Graph
 from .grids import DEQUANTIZE, DYNAMIC, QUANTIZE, Grid, dequantized_grid, is_linear, quantized_grid
 from .inserting import Inserter
 from .levels import Level, levels_of
@@ -41,7 +41,7 @@ def fuse_qdq(model: ModelProto, tensors: TensorStore) -> str | None:
         return None
     values = [v.name for v in (*model.graph.input, *model.graph.initializer)]
     check_nodes(model.graph.node, values, [o.name for o in model.graph.output])
-    names = Names(model)
+    names = value_names_of(model)
     indexed: dict[int, Graph] = {}
     for proto, outer in graphs:
         around = None if outer is None else indexed[id(outer)]

@@ -14,8 +14,8 @@ from torch import Tensor
 from qonnx_torch.dtypes import onnx_element_type, to_array
 from qonnx_torch.element_types import ElementTypes
 from qonnx_torch.errors import QonnxTorchError
-from qonnx_torch.names import Identifiers, free_name
-from qonnx_torch.ordering import free_names, subgraphs
+from qonnx_torch.graphs import default_opset, free_names, subgraphs
+from qonnx_torch.names import Names
 
 from ..constants import constant_value, is_constant
 from ..data import InTensor
@@ -24,32 +24,12 @@ from ..skeleton import skeleton
 from ..tensors import LARGE, TensorStore, element_count
 from .chains import MOST_ELEMENTS, made_of_constants
 
-__all__ = ["Graph", "Names", "graphs_of"]
+__all__ = ["Graph"]
 
 _SAME_TYPE = ("Quant", "IntQuant", "BipolarQuant", "Trunc", "FloatQuant", "MultiThreshold")
 
 
-def graphs_of(graph: GraphProto) -> Iterator[tuple[GraphProto, GraphProto | None]]:
-    """Yields a graph and all its subgraphs, each after the graph around it, which comes with it."""
-    waiting: list[tuple[GraphProto, GraphProto | None]] = [(graph, None)]
-    while waiting:
-        found, outer = waiting.pop()
-        yield found, outer
-        waiting += [(inner, found) for node in found.node for inner in subgraphs(node).values()]
-
-
-class Names:
-    """The names that a model uses, in all its graphs: a new one is new in each."""
-
-    def __init__(self, model: ModelProto) -> None:
-        self._taken = Identifiers()
-        for graph, _ in graphs_of(model.graph):
-            self._taken.update(v.name for v in (*graph.input, *graph.initializer))
-            self._taken.update(name for node in graph.node for name in (*node.input, *node.output))
-
-    def fresh(self, wanted: str) -> str:
-        """Returns a name that nothing has yet, and takes it."""
-        return free_name(wanted, self._taken)
+_NEWEST = 1 << 30  # what a model that imports no ai.onnx is read as
 
 
 class Graph:
@@ -68,8 +48,7 @@ class Graph:
     def __init__(
         self, model: ModelProto, proto: GraphProto, outer: Graph | None, names: Names, tensors: TensorStore
     ) -> None:
-        versions = [o.version for o in model.opset_import if o.domain in ("", "ai.onnx")]
-        self.version = max(versions, default=1 << 30)
+        self.version = default_opset(model) or _NEWEST
         self.nodes: list[NodeProto] = list(proto.node)
         self.readers: dict[str, dict[int, list[int]]] = defaultdict(dict)
         self.givers: dict[str, int] = {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from onnx import NodeProto
 
-from qonnx_torch.names import Identifiers, free_name
+from qonnx_torch.names import Names
 
 from .choices import Choice
 from .graph import Graph
@@ -20,7 +20,7 @@ class Inserter:
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
         replaced = (QUANTIZE, DEQUANTIZE, DYNAMIC)
-        self.node_names = Identifiers(n.name for n in graph.nodes if n.op_type not in replaced)
+        self.node_names = Names(n.name for n in graph.nodes if n.op_type not in replaced)
 
     def insert(
         self, level: Level, choice: Choice, x: str, quantize: int | None, *, alone: bool = False
@@ -126,7 +126,7 @@ class Inserter:
         """Returns a node's name, with a number behind where another node has it; none stays none."""
         if not name:
             return ""
-        return free_name(name, self.node_names)
+        return self.node_names.fresh(name)
 
     def drop_unread(self, levels: list[Level]) -> None:
         """Takes out what only clipped integers that nothing reads any more."""

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from onnx import NodeProto
 
-from qonnx_torch.ordering import free_names, label, subgraphs
+from qonnx_torch.graphs import free_names, label, subgraphs
 from qonnx_torch.registry import PROJECT_DOMAIN, QONNX_DOMAIN
 
 from ..constants import TRAINED_TYPES

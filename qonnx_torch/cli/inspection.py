@@ -19,10 +19,10 @@ from onnx import (
 
 import qonnx_torch.nn  # noqa: F401 (fills the registry)
 from qonnx_torch.errors import InvalidModelError
+from qonnx_torch.graphs import is_constant
 from qonnx_torch.import_.dialects import OperatorSets
 from qonnx_torch.import_.reading import read_model
 from qonnx_torch.ops import resolve_rounding_mode
-from qonnx_torch.ordering import is_constant
 from qonnx_torch.registry import QONNX_DOMAIN, REGISTRY, canonical_domain
 
 __all__ = ["inspect_model"]

@@ -9,8 +9,8 @@ from torch import fx
 
 from qonnx_torch.dtypes import element_type_of
 from qonnx_torch.element_types import ElementTypes
+from qonnx_torch.graphs import default_opset, is_constant
 from qonnx_torch.nn.subgraphs import SubgraphOperator
-from qonnx_torch.ordering import is_constant
 from qonnx_torch.provenance import provenance_of, value_names
 
 __all__ = ["value_types"]
@@ -31,7 +31,7 @@ def _collect(
     if provenance is None:
         return types
     model = ModelProto.FromString(provenance.skeleton)
-    opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 1)
+    opset = default_opset(model) or 1
     operators = _operators(module)
     for initializer in model.graph.initializer:
         types[initializer.name] = initializer.data_type

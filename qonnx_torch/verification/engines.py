@@ -14,9 +14,9 @@ from onnx import ModelProto, helper
 from qonnx_torch.errors import VerificationError
 from qonnx_torch.export import export_qonnx
 from qonnx_torch.export.functions import attach_functions
+from qonnx_torch.graphs import all_nodes
 from qonnx_torch.import_ import import_model
 from qonnx_torch.import_.dialects import OperatorSets
-from qonnx_torch.ordering import all_nodes
 from qonnx_torch.registry import CHANNELS_LAST_DOMAIN, QONNX_DOMAIN
 
 from .data import Array

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -22,25 +21,8 @@ from qonnx_torch.passes.bounded import Bounded, RefusedError, numbers_made
 from qonnx_torch.registry import REGISTRY
 
 QONNX = "qonnx.custom_op.general"
-SECONDS, MIB = 5.0, 300
 node = helper.make_node
-
-
-@pytest.fixture(autouse=True)
-def bounded() -> Iterator[None]:
-    """Holds each test to CPU time and, where the system tells, to memory."""
-    status, clear = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-
-    def peak() -> int:
-        lines = status.read_text().splitlines() if clear.exists() else []
-        return next((int(line.split()[1]) >> 10 for line in lines if line.startswith("VmHWM")), 0)
-
-    if clear.exists():
-        clear.write_text("5")
-    before, started = peak(), time.process_time()
-    yield
-    assert time.process_time() - started < SECONDS
-    assert peak() - before < MIB
+pytestmark = pytest.mark.usefixtures("within_bounds")
 
 
 def make(

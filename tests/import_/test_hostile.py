@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -20,24 +19,7 @@ from qonnx_torch.passes.bounded import Bounded, RefusedError
 
 QONNX = "qonnx.custom_op.general"
 BILLION = 10**9
-SECONDS, MIB = 5.0, 300  # allowed for each file; on a loaded machine a file takes ten times less
-
-
-@pytest.fixture(autouse=True)
-def bounded() -> Iterator[None]:
-    """Holds each test to CPU time and, where the system tells, to memory."""
-    status, clear = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-
-    def peak() -> int:
-        lines = status.read_text().splitlines() if clear.exists() else []
-        return next((int(line.split()[1]) >> 10 for line in lines if line.startswith("VmHWM")), 0)
-
-    if clear.exists():
-        clear.write_text("5")
-    before, started = peak(), time.process_time()
-    yield
-    assert time.process_time() - started < SECONDS
-    assert peak() - before < MIB
+pytestmark = pytest.mark.usefixtures("within_bounds")
 
 
 def node(op_type: str, inputs: Sequence[str], outputs: Sequence[str], name: str = "", **kw: Any) -> NodeProto:

@@ -14,7 +14,7 @@ from onnx import helper, numpy_helper
 
 import qonnx_torch as qt
 import qonnx_torch.nn as qnn
-from qonnx_torch.names import identifier, onnx_name, parameter_paths
+from qonnx_torch.names import Names, identifier, onnx_name, parameter_paths
 from qonnx_torch.provenance import provenance_of, value_names
 
 X = torch.arange(4.0).reshape(1, 4)
@@ -107,7 +107,7 @@ def test_paths_are_reversible_and_unique(names) -> None:
 
 @given(st.lists(st.text(max_size=12), max_size=8))
 def test_identifiers_are_identifiers_and_unique(names) -> None:
-    taken: set[str] = set()
+    taken = Names()
     made = [identifier(n, taken, "node") for n in names]
     assert all(n.isidentifier() for n in made)
     assert len(set(made)) == len(made) == len(taken)

@@ -13,7 +13,7 @@ from torch import Tensor, fx
 
 import qonnx_torch.nn as qnn
 from qonnx_torch.errors import QonnxTorchError
-from qonnx_torch.names import identifier, onnx_name
+from qonnx_torch.names import Names, identifier, onnx_name
 from qonnx_torch.ops.standard import movement
 from qonnx_torch.ops.standard.elementwise import add, identity
 from qonnx_torch.passes.quantization.config import AnyQuantizerConfig, QuantizationConfig
@@ -48,7 +48,7 @@ class Inserter:
         self.values = Values(module, examples)
         self.sites: dict[str, Site] = {}
         self.pending: dict[str, tuple[qnn.Quantizer, AnyQuantizerConfig]] = {}
-        self._paths = {name for name, _ in module.named_modules()}
+        self._paths = Names(name for name, _ in module.named_modules())
         self._names = {n for own in value_names(module).values() for n in own}
         self._names |= {onnx_name(p) for p in module.state_dict()}
         self._weights: set[str] = set()
@@ -242,12 +242,7 @@ class Inserter:
         """Returns a new module path: the wanted one where it can be one, else an identifier like it."""
         if not re.fullmatch(r"\w+(\.\w+)*", wanted, flags=re.ASCII):
             return identifier(wanted, self._paths, "quant")
-        path, count = wanted, 0
-        while path in self._paths:
-            count += 1
-            path = f"{wanted}_{count}"
-        self._paths.add(path)
-        return path
+        return self._paths.fresh(wanted)
 
 
 def _warn_of_nothing(config: QuantizationConfig, planned: Mapping[fx.Node, Plan]) -> None:

@@ -1,23 +1,27 @@
-"""The order in which nodes can run, and the errors of a graph that has none."""
+"""What ONNX graphs say: how their nodes are called, what they read, the order in which they can run."""
 
 from __future__ import annotations
 
 from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Sequence
 
-from onnx import AttributeProto, GraphProto, NodeProto
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto
 
 from qonnx_torch.errors import InvalidModelError, quoted, shortened
+from qonnx_torch.names import Names
 
 __all__ = [
     "all_nodes",
     "check_nodes",
+    "default_opset",
     "free_names",
+    "graphs_of",
     "is_constant",
     "label",
     "reads",
     "sorted_nodes",
     "subgraphs",
+    "value_names_of",
 ]
 
 
@@ -25,6 +29,29 @@ def label(node: NodeProto) -> str:
     """Returns how messages name a node: its name, or its first output where it has none."""
     name = node.name or next((o for o in node.output if o), "")
     return f"{quoted(name)} ({shortened(node.op_type)})"
+
+
+def graphs_of(graph: GraphProto) -> Iterator[tuple[GraphProto, GraphProto | None]]:
+    """Yields a graph and all its subgraphs, each after the graph around it, which comes with it."""
+    waiting: list[tuple[GraphProto, GraphProto | None]] = [(graph, None)]
+    while waiting:
+        found, outer = waiting.pop()
+        yield found, outer
+        waiting += [(inner, found) for node in found.node for inner in subgraphs(node).values()]
+
+
+def value_names_of(model: ModelProto) -> Names:
+    """Returns the names of values in all graphs of a model."""
+    names = Names()
+    for graph, _ in graphs_of(model.graph):
+        names.update(v.name for v in (*graph.input, *graph.initializer))
+        names.update(name for node in graph.node for name in (*node.input, *node.output))
+    return names
+
+
+def default_opset(model: ModelProto) -> int:
+    """Returns the version of ai.onnx that a model imports, or 0 where it imports none."""
+    return max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=0)
 
 
 def is_constant(node: NodeProto) -> bool:
