@@ -142,15 +142,18 @@ class _Call:
             return self._branches()
         if operator.op_type == "Loop":
             inputs += [""] * (2 - len(inputs))
+            _require_given(inputs[2:])
             self._check(len(inputs), max(len(inputs) - 1, given + 1))
             return self._loop(inputs)
         if operator.op_type == "Scan":
             inputs = inputs[1:] if operator.since_version == 8 else inputs
+            _require_given(inputs)
             scanned = attributes["num_scan_inputs"]
             if not 0 < scanned <= len(inputs):
                 raise InvalidModelError(f"num_scan_inputs is {scanned}, of {len(inputs)} inputs")
             self._check(len(inputs), max(len(inputs) - scanned, given))
         elif operator.op_type == "SequenceMap":
+            _require_given(inputs)
             self._check(len(inputs), given)
         else:
             self._check(1, 1)
@@ -232,6 +235,11 @@ class _Call:
             types = [child.scope.types[name] for name in outputs]
         arguments = [self.scope.tensor(name) if name else None for name in self.node.input]
         return children, arguments, Results([False] * len(self.node.output), types)
+
+
+def _require_given(inputs: Sequence[str]) -> None:
+    if "" in inputs:
+        raise InvalidModelError(f"a value that its subgraph needs is left out of its inputs {list(inputs)}")
 
 
 def _formal_inputs(graph: GraphProto) -> list[str]:

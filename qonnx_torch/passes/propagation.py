@@ -12,9 +12,11 @@ from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
     DynamicOutputShapeException,
+    FakeTensor,
     FakeTensorMode,
 )
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 
 from qonnx_torch.errors import UnsupportedModelError, shortened
 from qonnx_torch.nn.quantizer import Quantizer
@@ -34,6 +36,7 @@ class _TooLongError(DataDependentShapeError):
 
 
 _MOST_STEPS = 1 << 16  # nodes of subgraphs, each time that they run: a Loop may have any number of iterations
+_NUMBERS_OF_STEP = 16
 _MOST_NUMBERS = 1 << 20  # Python numbers that a node makes: a Tile may have any number of repetitions
 
 
@@ -66,10 +69,13 @@ class FakeInterpreter(fx.Interpreter):
         self._steps = [0]  # one counter for all that run within each other
 
     def count(self, steps: int) -> None:
-        """Notes that so many nodes of subgraphs run now; raises where they are too many."""
+        """Notes that so many nodes of subgraphs run now; raises where they are too many.
+
+        To make numbers, or to look at them, counts too.
+        """
         self._steps[0] += steps
         if self._steps[0] > _MOST_STEPS:
-            raise _TooLongError(f"more than {_MOST_STEPS} nodes of subgraphs would run")
+            raise _TooLongError(f"more than {_MOST_STEPS} steps in subgraphs would run")
 
     @property
     def subgraph_steps(self) -> int:
@@ -87,6 +93,7 @@ class FakeInterpreter(fx.Interpreter):
         count = numbers_made(target, args, kwargs)
         if count > _MOST_NUMBERS:
             raise _TooLongError(f"it makes {count} numbers")
+        self.count(count // _NUMBERS_OF_STEP)
         return super().call_function(target, args, kwargs)
 
     def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -171,8 +178,22 @@ class _Watched(nn.Module):
         super().__init__()
         self.graph = graph
         self.interpreter = interpreter
+        placeholders = (n for n in graph.graph.nodes if n.op == "placeholder")
+        self._read = [i for i, n in enumerate(placeholders) if n.users]
+        self._known: dict[Any, Any] = {}  # of a Loop, most iterations give what the one before gave
 
     def forward(self, *args: Any) -> Any:
+        leaves = tree_leaves([args[i] for i in self._read])
+        self.interpreter.count(1 + len(leaves) // _NUMBERS_OF_STEP)
+        key = _key(leaves)
+        if key in self._known:
+            return self._known[key]
+        result = self._run(*args)
+        if key is not None:
+            self._known[key] = result
+        return result
+
+    def _run(self, *args: Any) -> Any:
         inner = self.interpreter.within(self.graph)
         self.interpreter.count(len(self.graph.graph.nodes))
         try:
@@ -182,6 +203,23 @@ class _Watched(nn.Module):
                 first = self.interpreter.subgraphs.setdefault(graph, run)
                 if first is not run:
                     _merge(first, run)
+
+
+def _key(leaves: Sequence[Any]) -> tuple[Any, ...] | None:
+    """Returns all that results depend on; None where that has no hash, or is the data of tensors."""
+    key: list[Any] = []
+    for leaf in leaves:
+        if not isinstance(leaf, Tensor):
+            key.append((type(leaf), leaf))
+        elif isinstance(leaf, FakeTensor) and leaf.constant is None:
+            key.append((tuple(leaf.shape), leaf.stride(), leaf.dtype))
+        else:
+            return None
+    try:
+        hash(result := tuple(key))
+    except TypeError:  # symbolic sizes
+        return None
+    return result
 
 
 def _merge(first: FakeInterpreter, later: FakeInterpreter) -> None:

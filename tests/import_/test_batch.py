@@ -260,7 +260,7 @@ def test_loops_are_tried() -> None:
 
 
 def test_a_loop_of_more_rounds_than_can_be_tried() -> None:
-    expected = r"use batch='keep' \(the shape of node 'y' \(Loop\) cannot be inferred: more than 65536 nodes"
+    expected = r"use batch='keep' \(the shape of node 'y' \(Loop\) cannot be inferred: more than 65536 steps"
     with pytest.raises(qt.UnsupportedModelError, match=expected):
         qt.import_model(chain_of_loops(np.int64(1 << 62)), batch="dynamic")
 

@@ -547,3 +547,18 @@ def test_every_string_is_text() -> None:
         for source in (content, ModelProto.FromString(content)):
             with pytest.raises(InvalidModelError, match=r"the name b'\\xff.*is not UTF-8"):
                 qt.import_model(source)
+
+
+@pytest.mark.parametrize("op_type", ["Loop", "Scan", "SequenceMap"])
+def test_values_that_a_subgraph_needs(op_type: str) -> None:
+    body = helper.make_graph(
+        [node("Identity", [name], [f"{name}_out"]) for name in "ica"],
+        "body",
+        [value("i", TensorProto.INT64, []), value("c", TensorProto.BOOL, []), value("a")],
+        [value("c_out", TensorProto.BOOL, []), value("a_out"), value("i_out", TensorProto.INT64, [])],
+    )
+    extra = {"num_scan_inputs": 1} if op_type == "Scan" else {}
+    given = node(op_type, ["n", "", ""], ["y"], body=body, **extra)
+    expect(
+        make([given], {"n": np.int64(3)}), InvalidModelError, "'y' .*a value that its subgraph needs is left"
+    )
