@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from onnx import (
     AttributeProto,
@@ -16,7 +17,7 @@ from onnx import (
     numpy_helper,
 )
 
-from qonnx_torch.dtypes import PACKED_TYPES, from_array
+from qonnx_torch.dtypes import PACKED_TYPES, to_array
 from qonnx_torch.errors import InvalidModelError, UnsupportedModelError, quoted
 from qonnx_torch.graphs import subgraphs
 
@@ -72,22 +73,29 @@ def _dense(sparse: SparseTensorProto, name: str, called: str, tensors: TensorSto
             f"the {called} is sparse and would take {length} bytes when written out; all that is written out "
             f"or copied may take {tensors.room()}, which goes by the size of the model"
         )
-    tensor_of(sparse.values, name)  # checks the data
-    values = numpy_helper.to_array(sparse.values)
-    if values.ndim != 1:
+    values = tensor_of(sparse.values, name)
+    if values.dim() != 1:
         raise InvalidModelError(
-            f"the {called}: its values have {values.ndim} dimensions; a sparse tensor's have 1"
+            f"the {called}: its values have {values.dim()} dimensions; a sparse tensor's have 1"
         )
-    array = np.zeros(tuple(sparse.dims), values.dtype)
-    if values.size:
-        array.reshape(-1)[_positions(sparse, values.size, called)] = values
-    if kind in PACKED_TYPES or array.nbytes < LARGE:
-        result = numpy_helper.from_array(array, name)
+    dense = torch.zeros(tuple(sparse.dims), dtype=values.dtype)
+    if values.numel():
+        positions = _positions(sparse, values.numel(), called)
+        _bytes(dense)[torch.from_numpy(positions)] = _bytes(values)
+    if kind in PACKED_TYPES:
+        result = numpy_helper.from_array(to_array(dense, kind), name)
     else:
-        result = tensors.pointer(InTensor(from_array(array, kind)))
+        result = tensors.pointer(InTensor(dense))
         result.MergeFrom(header)
+        if dense.nbytes < LARGE:
+            tensors.complete(result)
     result.doc_string = sparse.values.doc_string
     return result
+
+
+def _bytes(tensor: torch.Tensor) -> torch.Tensor:
+    """Returns the bytes of a tensor, a row an element: torch does not index every type."""
+    return tensor.reshape(-1, 1).view(torch.uint8)
 
 
 def _positions(sparse: SparseTensorProto, count: int, called: str) -> NDArray[np.int64]:
