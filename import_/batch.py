@@ -18,6 +18,7 @@ from torch import fx
 
 from qonnx_torch.errors import QonnxTorchError, UnsupportedModelError, quoted
 from qonnx_torch.graphs import reads, subgraphs, value_names_of
+from qonnx_torch.ops.standard.recurrent import gru, lstm, rnn
 from qonnx_torch.ops.standard.resize import resize
 from qonnx_torch.ops.standard.shape import flatten, reshape
 from qonnx_torch.passes.shapes import FakeInterpreter, InputSpec, declared_inputs, propagate
@@ -32,6 +33,8 @@ from .trial import require_samples_apart
 __all__ = ["rebatch"]
 
 _FACTOR = 3
+_RECURRENT = (rnn, gru, lstm)
+_STATES = range(5, 7)  # the inputs initial_h and initial_c
 _MOST_ELEMENTS = 1 << 26  # of an input
 
 
@@ -138,11 +141,12 @@ class _FrozenConstants(FakeInterpreter):
         self.merge_forward = merge_forward
         self.changes: dict[fx.Node, tuple[str, Any]] = {}
         self.ambiguous = False
+        self._zeros = _zero_states(module)
 
     def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Calls the operator, with a mended constant where its input grew with the batch."""
         node = self._node
-        if target in (reshape, flatten, resize) and isinstance(args[0], torch.Tensor):
+        if target in (reshape, flatten, resize, *_RECURRENT) and isinstance(args[0], torch.Tensor):
             before = tuple(self.reference[node.all_input_nodes[0]].shape)
             axes = [i for i, (b, a) in enumerate(zip(before, args[0].shape, strict=True)) if a != b]
             if axes:
@@ -163,7 +167,12 @@ class _FrozenConstants(FakeInterpreter):
         before: tuple[int, ...],
         axis: int,
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        if target is flatten:
+        if target in _RECURRENT:
+            zero = [i for i, state in enumerate(node.args) if i in _STATES and state in self._zeros]
+            if zero:  # absent states are zeros, for any batch
+                self.changes[node] = ("absent", zero)
+                args = tuple(None if i in zero else a for i, a in enumerate(args))
+        elif target is flatten:
             if kwargs.get("axis", 1) == 0 and axis == 0 and before[0] == 1:
                 kwargs = {**kwargs, "axis": 1}
                 self.changes[node] = ("axis", 1)
@@ -241,6 +250,14 @@ class _FrozenConstants(FakeInterpreter):
         return tuple(-1 if i == where else n for i, n in enumerate(resolved))
 
 
+def _zero_states(module: fx.GraphModule) -> set[Any]:
+    """Returns the constants among the initial states of recurrent layers that are zero."""
+    nodes = (n for n in module.graph.nodes if n.target in _RECURRENT)
+    constants = {s for n in nodes for s in n.args[_STATES.start :] if isinstance(s, fx.Node)}
+    tensors = module.state_dict()
+    return {s for s in constants if s.op == "get_attr" and not tensors[str(s.target)].any()}
+
+
 def _outputs(module: fx.GraphModule) -> list[fx.Node]:
     node = next(n for n in module.graph.nodes if n.op == "output")
     return list(node.all_input_nodes)
@@ -271,6 +288,10 @@ def _rewritten(
         node = result.graph.node[fx_node.meta["onnx"].index]
         if what == "axis":
             _set_attribute(node, "axis", value)
+            continue
+        if what == "absent":
+            for slot in value:
+                node.input[slot] = ""
             continue
         if what in ("scales", "sizes"):
             slot = 2 if what == "scales" else 3

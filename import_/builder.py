@@ -203,6 +203,10 @@ class _GraphBuilder:
             number_type = self.scope.types[next(v for v in form.inputs if isinstance(v, str))]
             if number_type in (TensorProto.INT32, TensorProto.DOUBLE):  # numbers alone would not tell
                 attributes = {**attributes, "number_type": number_type}
+        if "of_max_pool" in operator.python_only and self._is_of_max_pool(args[1]):
+            attributes = {**attributes, "of_max_pool": True}
+        if "packed" in operator.python_only and self.scope.types[proto.input[0]] == TensorProto.UINT4:
+            attributes = {**attributes, "packed": False}
         if counts and "as_numbers" in operator.python_only:
             attributes, on_shapes = {**attributes, "as_numbers": True}, True
         node = self.scope.graph.call_function(operator.target, tuple(args), attributes)
@@ -215,6 +219,11 @@ class _GraphBuilder:
         if "like" in operator.python_only:
             node.kwargs = {**node.kwargs, "like": self.scope.first_tensor}
         return node
+
+    def _is_of_max_pool(self, indices: Any) -> bool:
+        picked = isinstance(indices, fx.Node) and indices.target is getitem
+        operator = REGISTRY.of_target(indices.args[0].target) if picked else None
+        return operator is not None and operator.op_type == "MaxPool"
 
     def _counts_elements(self, operator: Operator, inputs: Sequence[str | Literal | Aligned | None]) -> bool:
         """Whether a node counts elements of a shape or constant, or computes on such counts and constants.

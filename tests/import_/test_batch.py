@@ -291,3 +291,27 @@ def test_values_that_take_too_much_memory() -> None:
     )
     with pytest.raises(qt.UnsupportedModelError, match=expected):
         qt.import_model(source, batch="dynamic")
+
+
+@pytest.mark.parametrize("layout", [0, 1])
+@pytest.mark.parametrize("op_type", ["RNN", "GRU", "LSTM"])
+def test_constant_states_of_zeros(op_type: str, layout: int) -> None:
+    """PyTorch's exporter writes them for one sample; absent ones are zeros for any number."""
+    rows = 3 * {"RNN": 1, "GRU": 3, "LSTM": 4}[op_type]
+    rng = np.random.default_rng(0)
+    weights = {k: rng.standard_normal((1, rows, n)).astype(np.float32) for k, n in (("w", 4), ("r", 3))}
+    states = ["h", "h"] if op_type == "LSTM" else ["h"]
+    layer = node(op_type, ["x", "w", "r", "", "", *states], ["y"], hidden_size=3, layout=layout)
+    if not layout:  # the batch is the first dimension of the model's input
+        layer.input[0] = "t"
+    nodes = [layer] if layout else [node("Transpose", ["x"], ["t"], perm=[1, 0, 2]), layer]
+    source = model(nodes, (1, 5, 4), h=np.zeros((1, 1, 3), np.float32), **weights)
+    x = torch.from_numpy(rng.standard_normal((6, 5, 4)).astype(np.float32))
+    kept, free = qt.import_model(source), qt.import_model(source, batch="dynamic")
+    one_by_one = torch.cat([kept(sample[None]) for sample in x], 0 if layout else 2)
+    torch.testing.assert_close(free(x), one_by_one)
+    with pytest.raises(qt.InvalidModelError, match=r"initial_h .* must have the shape"):
+        kept(x)
+    source.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(np.ones((1, 1, 3), np.float32), "h"))
+    with pytest.raises(qt.UnsupportedModelError, match=r"initial_h .* must have the shape"):
+        qt.import_model(source, batch="dynamic")

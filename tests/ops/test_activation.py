@@ -77,6 +77,11 @@ def test_hardmax_below_13_takes_dimensions_together(check_node) -> None:
     check_node("Hardmax", x, opset=11, axis=1, source="onnxruntime")
 
 
+@pytest.mark.parametrize("opset", [6, 11, 13])
+def test_hardmax_of_nothing(opset: int, check_node) -> None:
+    check_node("Hardmax", np.zeros((2, 0), np.float32), opset=opset, expected=np.zeros((2, 0), np.float32))
+
+
 @pytest.mark.parametrize("dtype", [np.int32, np.int64, np.uint32, np.uint64], ids=str)
 def test_prelu_of_integers(dtype: Any, check_node) -> None:
     x = np.array(

@@ -200,11 +200,33 @@ def test_gather_block_quantized_of_narrow_types() -> None:
     torch.testing.assert_close(columns, values[:, 31:].unsqueeze(-1))
     unsigned = (data + 8).to(torch.uint8)
     torch.testing.assert_close(
-        gather_block_quantized(unsigned, index[:1], scales, **given),
+        gather_block_quantized(unsigned, index[:1], scales, **given, packed=False),
         (unsigned * scales.repeat_interleave(16, 1))[3:],
     )
-    with pytest.raises(UnsupportedModelError, match="may hold one value each or 2"):
-        gather_block_quantized(unsigned[:, :8], index, scales[:, :1], **given)
+
+
+@pytest.mark.parametrize("element_type", [onnx.TensorProto.UINT4, onnx.TensorProto.UINT8])
+def test_gather_block_quantized_of_less_than_a_block(element_type: int) -> None:
+    """Bytes of two values and UINT4 look alike in torch; the file tells them apart."""
+    narrow = element_type == onnx.TensorProto.UINT4
+    data = helper.make_tensor("d", element_type, (5, 8), integers(16 if narrow else 256, 40).tolist())
+    zero = helper.make_tensor("z", element_type, (5, 1), [3] * 5)
+    graph = helper.make_graph(
+        [helper.make_node("GatherBlockQuantized", ["d", "i", "s", "z"], ["y"], domain="com.microsoft",
+                          block_size=16)],
+        "g",
+        [helper.make_tensor_value_info("i", onnx.TensorProto.INT64, [2])],
+        [helper.make_tensor_value_info("y", 1, None)],
+        [data, numpy_helper.from_array(numbers(5, 1), "s"), zero],
+    )  # fmt: skip
+    imports = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
+    model = helper.make_model(graph, opset_imports=imports, ir_version=10)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    (expected,) = session.run(None, {"i": np.array([4, 0])})
+    assert expected.shape == (2, 8 if narrow else 16)
+    module = qt.import_model(model)
+    for own in (module, qt.import_model(qt.export_qonnx(module))):
+        np.testing.assert_allclose(own(torch.tensor([4, 0])).detach(), expected)
 
 
 @pytest.mark.parametrize("skip", [(2, 3, 8), (1, 3, 8), (3, 8)])

@@ -25,6 +25,13 @@ def test_all_switches(op_type: str, dtype: Any, check_node) -> None:
                 check_node(op_type, x, axis, tolerance=TYPES[dtype], **switches)
 
 
+@pytest.mark.parametrize("op_type", ["CumSum", "CumProd"])
+@pytest.mark.parametrize("reverse", [0, 1])
+def test_of_nothing(op_type: str, reverse: int, check_node) -> None:
+    x = np.zeros((2, 0), np.float32)
+    check_node(op_type, x, 1, exclusive=1, reverse=reverse, expected=x)
+
+
 def test_the_axis_may_have_a_dimension(run_node) -> None:
     x = np.array([[1.0, 2.0], [3.0, 4.0]], np.float32)
     assert run_node("CumSum", x, (1,), opset=11)[0].tolist() == [[1, 3], [3, 7]]

@@ -166,6 +166,24 @@ def test_errors() -> None:
 
 
 @pytest.mark.parametrize("op_type", GATES)
+@pytest.mark.parametrize("layout", [0, 1])
+@pytest.mark.parametrize(("name", "shape"), [
+    ("X", (3, 2)), ("X", (3, 2, 5)), ("W", (1, 2, 4)), ("W", (2, 8, 4)), ("R", (2, 3, 3)), ("B", (1, 3)),
+    ("sequence_lens", (3,)), ("initial_h", (1, 1, 3)), ("initial_h", (2, 1, 3)), ("initial_h", (1, 2, 4)),
+])  # fmt: skip
+def test_shapes_that_do_not_fit(op_type: str, layout: int, name: str, shape: tuple[int, ...]) -> None:
+    """torch's own kernels read beyond tensors that are too small."""
+    rows = 3 * GATES[op_type]
+    function = {"RNN": rnn, "GRU": gru, "LSTM": lstm}[op_type]
+    fitting = {"X": (5, 2, 4), "W": (1, rows, 4), "R": (1, rows, 3)}
+    given = {k: torch.zeros(v) for k, v in {**fitting, name: shape}.items()}
+    if layout:
+        given = {k: v.transpose(0, 1) if k in ("X", "initial_h") else v for k, v in given.items()}
+    with pytest.raises(InvalidModelError, match=r"must have (the shape|rank 3)|is not that of"):
+        function(**given, layout=layout)
+
+
+@pytest.mark.parametrize("op_type", GATES)
 def test_compiled_with_gradients(op_type: str) -> None:
     values = [v if v is None else torch.from_numpy(v).requires_grad_() for v in inputs(op_type, 1, "B")]
     compiled = torch.compile(FUNCTIONS[op_type], fullgraph=True, backend="aot_eager")

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from qonnx_torch.errors import InvalidModelError, UnsupportedModelError
+from qonnx_torch.errors import InvalidModelError
 from qonnx_torch.ops._operator import operator
 
 __all__: list[str] = []
@@ -78,7 +78,7 @@ def mat_mul_n_bits(
     return F.linear(A, weight.to(A.dtype), bias)
 
 
-@operator("GatherBlockQuantized", domain=_DOMAIN)
+@operator("GatherBlockQuantized", domain=_DOMAIN, python_only=("packed",))
 def gather_block_quantized(
     data: Tensor,
     indices: Tensor,
@@ -89,6 +89,7 @@ def gather_block_quantized(
     block_size: int = 128,
     gather_axis: int = 0,
     quantize_axis: int = 1,
+    packed: bool = True,
 ) -> Tensor:
     """Returns the slices of (data - zero_points) * scales along an axis, zeros for indices that do not exist.
 
@@ -102,18 +103,16 @@ def gather_block_quantized(
         block_size: values that share a scale; 0 for all along the axis.
         gather_axis: where to pick.
         quantize_axis: where the blocks are.
+        packed: whether uint8 data are bytes with 8 / bits values each; else they are UINT4.
 
     Returns: data's shape with indices' shape for gather_axis, of scales' dtype.
-
-    Raises:
-        UnsupportedModelError: bytes and UINT4 that one block cannot tell apart.
 
     Source: onnxruntime GatherBlockQuantized-1.
     """
     rank = data.dim()
     blocks, picked = quantize_axis % rank, gather_axis % rank
     default = 0.0
-    if data.dtype == torch.uint8 and _is_packed(data, scales, bits, block_size, blocks):
+    if data.dtype == torch.uint8 and packed:
         data, default = _unpacked(data, bits), float(1 << (bits - 1))
         if zero_points is not None:
             zero_points = _unpacked(zero_points, bits)[..., : scales.shape[-1]]
@@ -133,21 +132,6 @@ def gather_block_quantized(
     values = values.movedim(picked, 0) * found.reshape(-1, *[1] * (rank - 1))
     values = values.reshape(*indices.shape, *values.shape[1:])
     return values.movedim(list(range(indices.dim())), list(range(picked, picked + indices.dim())))
-
-
-def _is_packed(data: Tensor, scales: Tensor, bits: int, block_size: int, axis: int) -> bool:
-    """Returns whether bytes hold several values each, by the number of blocks along the axis."""
-    if bits == 8:
-        return True
-    if axis != data.dim() - 1:  # the last dimension has no blocks: it tells by itself
-        return bool(scales.shape[-1] != data.shape[-1])
-    alone, several = (-(-data.shape[-1] * n // block_size) for n in (1, 8 // bits))
-    if alone == several:
-        raise UnsupportedModelError(
-            f"GatherBlockQuantized: {tuple(data.shape)} bytes in blocks of {block_size} may hold one value "
-            f"each or {8 // bits}; write them as INT4"
-        )
-    return bool(scales.shape[-1] == several)
 
 
 def _selected(x: Tensor, axis: int, index: Tensor) -> Tensor:

@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch._higher_order_ops.scan import scan
 
+from qonnx_torch.errors import InvalidModelError
+
 __all__ = ["Cell", "Layer"]
 
 Cell = Callable[[Tensor, tuple[Tensor, ...]], tuple[Tensor, ...]]
@@ -30,6 +32,10 @@ class Layer:
         states: initial states (D, N, H), or (N, D, H) with layout 1; zeros where None.
         direction: forward, reverse or bidirectional.
         layout: 1 has the samples first.
+
+    Raises:
+        InvalidModelError: shapes that do not fit together. torch's kernels do not look: they read what lies
+            behind the tensors.
     """
 
     X: Tensor
@@ -40,6 +46,24 @@ class Layer:
     states: tuple[Tensor | None, ...]
     direction: str
     layout: int
+
+    def __post_init__(self) -> None:
+        if self.X.dim() != 3 or self.R.dim() != 3:
+            raise InvalidModelError(f"X {tuple(self.X.shape)} and R {tuple(self.R.shape)} must have rank 3")
+        directions, rows, hidden = self.R.shape
+        if directions != (2 if self.direction == "bidirectional" else 1):
+            raise InvalidModelError(f"R {tuple(self.R.shape)} is not that of direction {self.direction!r}")
+        samples = self.X.shape[0 if self.layout else 1]
+        state = (samples, directions, hidden) if self.layout else (directions, samples, hidden)
+        named = [("W", self.W, (directions, rows, self.X.shape[-1])), ("B", self.B, (directions, 2 * rows))]
+        named += [("sequence_lens", self.sequence_lens, (samples,))]
+        named += [(f"initial_{letter}", s, state) for letter, s in zip("hc", self.states, strict=False)]
+        for name, tensor, shape in named:
+            if tensor is not None and tuple(tensor.shape) != shape:
+                raise InvalidModelError(
+                    f"{name} {tuple(tensor.shape)} must have the shape {shape}: X is {tuple(self.X.shape)}, "
+                    f"R {tuple(self.R.shape)}"
+                )
 
     def run(
         self,

@@ -149,6 +149,8 @@ def log_softmax(input: Tensor, *, axis: int = -1) -> Tensor:
 @operator("Hardmax", since_version=13)
 def hardmax(input: Tensor, *, axis: int = -1) -> Tensor:
     """Returns 1 at the first maximum along an axis, 0 elsewhere. Source: ONNX Hardmax-13."""
+    if not input.shape[axis]:
+        return input.clone()
     first = input.argmax(axis, keepdim=True)
     return torch.zeros_like(input).scatter(axis, first, 1)
 

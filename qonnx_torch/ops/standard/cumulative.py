@@ -20,7 +20,7 @@ def _running(
 ) -> Tensor:
     """Returns a running fold; `exclusive` shifts the input by one and begins with `start`."""
     x = x.flip(axis) if reverse else x
-    if exclusive:
+    if exclusive and x.shape[axis]:
         x = torch.constant_pad_nd(x, [0, 0] * (x.dim() - 1 - axis) + [1, -1], start)
     y = compute(x)
     return y.flip(axis) if reverse else y

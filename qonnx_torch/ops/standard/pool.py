@@ -236,7 +236,7 @@ def global_lp_pool(X: Tensor, *, p: int = 2) -> Tensor:
     return y.to(X.dtype)
 
 
-@operator("MaxUnpool", since_version=9, static=("output_shape",))
+@operator("MaxUnpool", since_version=9, static=("output_shape",), python_only=("of_max_pool",))
 def max_unpool(
     X: Tensor,
     I: Tensor,  # noqa: E741
@@ -245,18 +245,24 @@ def max_unpool(
     kernel_shape: Sequence[int],
     pads: Sequence[int] | None = None,
     strides: Sequence[int] | None = None,
+    of_max_pool: bool = False,
 ) -> Tensor:
     """Returns zeros with the elements of X where the indices say: what MaxPool took them from.
+
+    The specification lets the indices count in the shape that follows from the attributes, and adds zeros at
+    the ends where output_shape is larger. But those that a MaxPool has given count in what it has pooled;
+    onnxruntime and torch let them count in output_shape.
 
     Args:
         X: (N, C, O1, ...).
         I: MaxPool's Indices into its flat input, of X's shape.
-        output_shape: larger than the shape that follows from the attributes: zeros are added at the ends.
+        output_shape: may be larger than the shape that follows from the attributes.
         kernel_shape: MaxPool's.
         pads: MaxPool's, begins, then ends.
         strides: MaxPool's.
+        of_max_pool: whether a MaxPool in the graph gives the indices.
 
-    Source: ONNX MaxUnpool-22 (the indices count in the shape that follows from the attributes).
+    Source: ONNX MaxUnpool-22.
     """
     rank = X.dim() - 2
     kernel_shape = spatial_values(kernel_shape, rank, "kernel_shape")
@@ -264,6 +270,8 @@ def max_unpool(
     pads = resolve_pads(X.shape[2:], kernel_shape, strides, [1] * rank, pads, "NOTSET")
     sides = zip(X.shape[2:], strides, kernel_shape, pads[:rank], pads[rank:], strict=True)
     inferred = [*X.shape[:2], *((n - 1) * s + k - b - e for n, s, k, b, e in sides)]
+    if output_shape and of_max_pool:
+        inferred = list(output_shape)
     flat = X.new_zeros(math.prod(inferred)).scatter(0, I.reshape(-1), X.reshape(-1))
     y = flat.reshape(inferred)
     if output_shape:
