@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
@@ -15,6 +16,7 @@ from qonnx_torch.dtypes import torch_dtype
 from qonnx_torch.errors import ExportError
 from qonnx_torch.graphs import all_nodes, default_opset
 from qonnx_torch.nn import Quantizer
+from qonnx_torch.nn.scales import has_collapsed
 from qonnx_torch.passes.shapes import ValueInfo
 from qonnx_torch.passes.training import update_statistics
 from qonnx_torch.provenance import Provenance, fingerprint, provenance_of
@@ -87,6 +89,7 @@ def export_qonnx(
     provenance = provenance_of(module)
     if provenance is not None and fingerprint(module) != provenance.fingerprint:
         provenance = None
+    _warn_of_collapsed_scales(module)
     changes = tensor_changes(module, provenance_of(module), state_of(module))
     infos = infer_values(module, args, changes, required=provenance is None)
     model = None
@@ -165,6 +168,17 @@ def _written_at(
     finalise(model, infos, ir_version)
     check_types(model, changes)
     return model
+
+
+def _warn_of_collapsed_scales(module: fx.GraphModule) -> None:
+    quantizers = ((name, m) for name, m in module.named_modules() if isinstance(m, Quantizer))
+    collapsed = [name for name, m in quantizers if has_collapsed(m.scale_training)]
+    if collapsed:
+        warnings.warn(
+            f"training has brought the scales of {', '.join(collapsed)} down to zero or below; 1e-10 is "
+            "written, as they compute; qt.parameter_groups gives scales a lower learning rate",
+            stacklevel=3,
+        )
 
 
 def _check_version(name: str, version: int | None, known: tuple[int, int]) -> None:

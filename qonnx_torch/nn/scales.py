@@ -25,6 +25,7 @@ __all__ = [
     "StatisticsScale",
     "StepScale",
     "ThresholdScale",
+    "has_collapsed",
     "kind_of",
     "make_scale",
     "positive_in",
@@ -72,6 +73,13 @@ class ThresholdScale(nn.Module):
     def forward(self, x: Tensor, threshold: Tensor) -> Tensor:
         """Returns end / threshold, end kept positive."""
         return _positive(self.end) / threshold.to(self.end.dtype)
+
+
+def has_collapsed(training: nn.Module | None) -> bool:
+    """Returns whether training has brought a scale down to the least that it is kept at, or below."""
+    if not isinstance(training, (StepScale, ThresholdScale)):
+        return False
+    return any(bool((p <= _SMALLEST).any()) for p in training.parameters() if not p.is_meta)
 
 
 def _dividend(scale: Tensor, threshold: Tensor) -> Tensor:

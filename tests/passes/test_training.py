@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import io
+import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -255,6 +257,21 @@ def test_rules_by_name_go_before_the_rest() -> None:
             assert (quantizer.gradient, quantizer.scale_kind) == expected
     with pytest.raises(QonnxTorchError, match=r"rules that fit no quantizer: conv9\*"):
         qt.configure_training(module, qt.TrainingConfig(rules={"*": frozen, "conv9*": step}))
+
+
+@pytest.mark.parametrize(("scale", "learned"), [("step", "step"), ("threshold", "end")])
+def test_an_export_warns_of_a_scale_that_training_has_lost(scale: Any, learned: str) -> None:
+    lsq = qt.QuantizerTraining(gradient="lsq", scale=scale)
+    module = qt.import_model(MODEL, training=qt.TrainingConfig(weights=lsq))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        qt.export_qonnx(module)
+    name = next(n for n, q in module.named_modules() if getattr(q, "scale_kind", None) == scale)
+    with torch.no_grad():
+        getattr(module.get_submodule(name).scale_training, learned).fill_(-0.5)
+    with pytest.warns(UserWarning, match=rf"the scales of {name} down to zero or below; 1e-10 is written"):
+        model = qt.export_qonnx(module)
+    assert qt.import_model(model).get_submodule(name).current_parameters()["scale"].max() <= 1e-10
 
 
 def test_what_does_not_apply_leaves_a_quantizer_alone_and_is_refused_of_a_rule(models_folder: Path) -> None:

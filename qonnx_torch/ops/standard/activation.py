@@ -112,7 +112,11 @@ def softsign(input: Tensor) -> Tensor:
 
 @operator("Gelu", since_version=20)
 def gelu(X: Tensor, *, approximate: str = "none") -> Tensor:
-    """Returns X * P(N(0, 1) <= X), or its tanh approximation. Source: ONNX Gelu-20."""
+    """Returns X * P(N(0, 1) <= X), or its tanh approximation.
+
+    Of an infinite float32 X torch's kernel on CPUs makes NaN (oneDNN, torch 2.13).
+    Source: ONNX Gelu-20.
+    """
     return F.gelu(X, approximate=approximate)
 
 
