@@ -179,9 +179,9 @@ def _mask(function: Callable[..., Any]) -> Callable[..., Any]:
     return write
 
 
-lowers(operator.and_)(_mask(comparison.logical_and))
-lowers(operator.or_)(_mask(comparison.logical_or))
-lowers(operator.xor)(_mask(comparison.logical_xor))
+lowers(operator.and_, operator.iand)(_mask(comparison.logical_and))
+lowers(operator.or_, operator.ior)(_mask(comparison.logical_or))
+lowers(operator.xor, operator.ixor)(_mask(comparison.logical_xor))
 
 
 @lowers(torch.where)

@@ -25,12 +25,36 @@ _IN_PLACE = {
     operator.imul: "mul",
     operator.itruediv: "truediv",
     operator.ipow: "pow",
+    operator.iand: "and",
+    operator.ior: "or",
+    operator.ixor: "xor",
 }
+_ALIASING = frozenset(
+    """
+    T adjoint as_strided broadcast_to chunk contiguous data detach diagonal double dsplit expand
+    expand_as flatten float getitem half hsplit imag mH mT movedim moveaxis narrow permute ravel
+    real reshape reshape_as select split split_with_sizes squeeze swapaxes swapdims t tensor_split
+    to transpose type type_as unbind unflatten unfold unsqueeze view view_as vsplit
+    """.split()
+)
+"""Methods, functions and properties whose result may share memory with what they are called on."""
+
 _PROPERTIES = frozenset({"shape", "ndim", "dtype", "device", "T", "mT", "is_cuda", "requires_grad"})
 
 
 class _Value(fx.Proxy):
-    """A value while the module's code runs: its rank, dtype and all sizes but the batch are plain numbers."""
+    """A value while the module's code runs: its rank, dtype and all sizes but the batch are plain numbers.
+
+    Attributes:
+        aliases: the values that may share its memory, itself among them.
+        is_stale: whether an operation in place has changed it through another one, which a graph of values
+            does not show.
+    """
+
+    def __init__(self, node: fx.Node, tracer: LoweringTracer) -> None:
+        super().__init__(node, tracer)
+        self.aliases = [self]
+        self.is_stale = False
 
     def __getattr__(self, k: str) -> Any:
         if k in _PROPERTIES:
@@ -48,6 +72,23 @@ class _Value(fx.Proxy):
 
     def __itruediv__(self, other: Any) -> Any:
         return self._in_place(operator.itruediv, other)
+
+    def __ipow__(self, other: Any) -> Any:
+        return self._in_place(operator.ipow, other)
+
+    def __iand__(self, other: Any) -> Any:
+        return self._in_place(operator.iand, other)
+
+    def __ior__(self, other: Any) -> Any:
+        return self._in_place(operator.ior, other)
+
+    def __ixor__(self, other: Any) -> Any:
+        return self._in_place(operator.ixor, other)
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        raise fx.proxy.TraceError(
+            f"{self.node.name}[...] = ... is no ONNX operator; write it out of place (torch.where, torch.cat)"
+        )
 
     def _in_place(self, function: Any, other: Any) -> Any:
         return self.tracer.create_proxy("call_function", function, (self, other), {})
@@ -147,6 +188,11 @@ class LoweringTracer(RepresentationTracer):
 
     def create_arg(self, a: Any) -> Any:
         """Returns what stands for a value in the graph; tensors made by the module's code become buffers."""
+        if isinstance(a, _Value) and a.is_stale:
+            raise fx.proxy.TraceError(
+                f"{a.node.name} is used after another view of it was changed in place; write that change out "
+                "of place (y = y + 1)"
+            )
         if isinstance(a, fx.Proxy):
             return a.node
         if isinstance(a, Tensor):
@@ -175,8 +221,16 @@ class LoweringTracer(RepresentationTracer):
         result = self._lower(kind, target, self.create_arg(args), self.create_arg(kwargs))
         if self._mutates(kind, target, kwargs) and type(args[0]) is _Value and isinstance(result, fx.Node):
             args[0].node = result  # whoever holds the value reads the new one from here on
+            for other in args[0].aliases:
+                other.is_stale = other.is_stale or other is not args[0]
             return args[0]
-        return self._wrap(result)
+        value = self._wrap(result)
+        if self._aliases(kind, target, args):
+            for own in value if isinstance(value, (tuple, list)) else (value,):
+                if isinstance(own, _Value):
+                    own.aliases = args[0].aliases
+                    own.aliases.append(own)
+        return value
 
     # -- lowering ----------------------------------------------------------------------------------
 
@@ -214,8 +268,18 @@ class LoweringTracer(RepresentationTracer):
         if kind == "call_method":
             return target.endswith("_") and not target.endswith("__")
         name = getattr(target, "__name__", "")
-        in_place = name.endswith("_") and not name.endswith("__")
+        of_torch = any(getattr(room, name, None) is target for room in (torch, nn.functional))
+        in_place = of_torch and name.endswith("_") and not name.endswith("__")
         return target in _IN_PLACE or in_place or bool(kwargs.get("inplace"))
+
+    def _aliases(self, kind: str, target: Any, args: tuple[Any, ...]) -> bool:
+        """Whether the result of a call may share the memory of its first argument."""
+        if kind == "call_module":
+            assert isinstance(self.root, nn.Module)
+            module = self.root.get_submodule(target)
+            return isinstance(module, (nn.Identity, nn.Flatten, nn.Unflatten, nn.Dropout))
+        name = args[1] if target is getattr else getattr(target, "__name__", target)
+        return bool(args) and isinstance(args[0], _Value) and name in _ALIASING
 
     def _lower(self, kind: str, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         emitter = self.emitter
