@@ -35,7 +35,7 @@ _ALIASING = frozenset(
     expand_as flatten float getitem half hsplit imag mH mT movedim moveaxis narrow permute ravel
     real reshape reshape_as select split split_with_sizes squeeze swapaxes swapdims t tensor_split
     to transpose type type_as unbind unflatten unfold unsqueeze view view_as vsplit
-    """.split()
+    """.split()  # noqa: SIM905
 )
 """Methods, functions and properties whose result may share memory with what they are called on."""
 
