@@ -39,7 +39,8 @@ def import_model(
     the graph has several outputs. It comes back in `eval()` and computes what the file computes.
 
     `state_dict()` keys are the initializer names: initializers of FLOAT, FLOAT16, BFLOAT16 and DOUBLE are
-    parameters, all others (and the running statistics of BatchNormalization) buffers. A quantizer is a module
+    parameters, all others (and the running statistics of BatchNormalization, and single numbers that Constant
+    nodes have) buffers. A quantizer is a module
     that owns its scale, zero point and bit width, named after its node.
 
     Quantized models of other dialects train too: a QuantizeLinear with the DequantizeLinear behind it is one

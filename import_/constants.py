@@ -27,11 +27,16 @@ _MOST_NUMBERS = 1 << 16
 
 @dataclass(slots=True)
 class Constant:
-    """A tensor of the file: an initializer, or the value of a Constant node."""
+    """A tensor of the file: an initializer, or the value of a Constant node.
+
+    Attributes:
+        of_node: whether a Constant node has it.
+    """
 
     name: str
     proto: TensorProto
     tensors: TensorStore
+    of_node: bool = False
     paths: list[str] = field(default_factory=list)
     _tensor: torch.Tensor | None = None
 
@@ -44,6 +49,14 @@ class Constant:
     def numel(self) -> int:
         """Returns the number of elements."""
         return element_count(self.proto.dims)
+
+    def trains(self) -> bool:
+        """Returns whether it is a parameter: floats are, but for the single numbers of Constant nodes.
+
+        Those are what a formula has in it (the epsilon of a normalization that is written out, the 0.5 of a
+        GELU); exporters make learned scalars initializers.
+        """
+        return self.proto.data_type in TRAINED_TYPES and not (self.of_node and self.numel() == 1)
 
     def encoding(self) -> str:
         """Returns the TensorProto field that holds the data."""

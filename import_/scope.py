@@ -21,7 +21,7 @@ from qonnx_torch.ops.standard.movement import aligned
 from qonnx_torch.provenance import NodeOrigin
 from qonnx_torch.registry import CHANNELS_LAST_DOMAIN, canonical_domain
 
-from .constants import TRAINED_TYPES, Constant, constant_value, is_constant
+from .constants import Constant, constant_value, is_constant
 from .following import SMALL
 from .legacy import Aligned, Literal
 from .tensors import TensorStore, element_count
@@ -81,7 +81,8 @@ class Scope:
             if is_constant(node):
                 if len(node.output) != 1 or not node.output[0] or node.output[0] in self.constants:
                     raise InvalidModelError(f"Constant node {label(node)} needs one output with a new name")
-                self.constants[node.output[0]] = Constant(node.output[0], constant_value(node), tensors)
+                name = node.output[0]
+                self.constants[name] = Constant(name, constant_value(node), tensors, of_node=True)
         for name, constant in self.constants.items():
             self.types[name] = constant.proto.data_type
 
@@ -289,7 +290,7 @@ class Scope:
             tensor = constant.tensor()
             scope, _, leaf = path.rpartition(".")
             owner = self.module(scope)
-            if constant.proto.data_type in TRAINED_TYPES and constant.name not in self._statistics:
+            if constant.trains() and constant.name not in self._statistics:
                 owner.register_parameter(leaf, nn.Parameter(tensor))
             else:
                 owner.register_buffer(leaf, tensor)

@@ -139,6 +139,19 @@ def test_float_initializers_are_parameters_and_others_buffers(value, kind, make_
     assert torch.equal(module(torch.from_numpy(value)), torch.from_numpy(2 * value))
 
 
+@pytest.mark.parametrize(("value", "trains"), [([1e-5], False), (1e-5, False), ([1.0, 2.0, 3.0, 4.0], True)])
+def test_single_numbers_of_constant_nodes_are_no_parameters(value, trains, make_model) -> None:
+    """An epsilon that trained would go below 0."""
+    constant = numpy_helper.from_array(np.float32(value))
+    nodes = [
+        helper.make_node("Constant", [], ["c"], value=constant),
+        helper.make_node("Add", ["x", "c"], ["y"]),
+    ]
+    module = qt.import_model(make_model(nodes))
+    assert [name for name, _ in module.named_parameters()] == (["c"] if trains else [])
+    assert list(module.state_dict()) == ["c"]
+
+
 @pytest.mark.parametrize("how", ["value", "value_float", "value_floats"])
 def test_constant_nodes_are_initializers_too(how, make_model) -> None:
     value = {

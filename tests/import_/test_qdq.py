@@ -1088,7 +1088,7 @@ def test_training_configuration() -> None:
     assert "h_QuantizeDequantizeLinear.zero_point" in names
     assert "h_QuantizeDequantizeLinear.scale_training.step" in names
     assert "w_Quant.scale_training.step" in names
-    optimizer = torch.optim.SGD(module.parameters(), lr=0.01)
+    optimizer = torch.optim.SGD(qt.parameter_groups(module, quantizer_lr=1e-4), lr=0.01)
     x, target = torch.randn(8, 3, 4), torch.rand(8, 5, 4)
     module.train()
     losses = []

@@ -349,7 +349,7 @@ def test_scales_of_other_quantizers_are_learned_and_exported(
     if kind in ("step", "threshold"):
         with torch.no_grad():
             assert torch.equal(module(x), qt.import_model(path)(x))
-    optimizer = torch.optim.Adam(qt.parameter_groups(module), lr=1e-3)
+    optimizer = torch.optim.Adam(qt.parameter_groups(module, quantizer_lr=1e-5), lr=1e-3)
     for _ in range(2):
         optimizer.zero_grad()
         module(x).square().sum().backward()
