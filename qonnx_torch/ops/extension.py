@@ -153,7 +153,8 @@ def _schema_of(module: Any) -> inspect.Signature:
     """Returns the inputs of a module's `forward` and the arguments of its constructor as one signature."""
     forward = inspect.signature(module.forward)
     inputs = list(forward.parameters.values())[1:]
-    attributes = list(inspect.signature(module).parameters.values())
+    plain = module.__init__ is nn.Module.__init__  # takes anything
+    attributes = [] if plain else list(inspect.signature(module).parameters.values())
     keywords = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in attributes]
     positional = [p for p in inputs if p.kind is not p.KEYWORD_ONLY]
     return inspect.Signature(positional + keywords, return_annotation=forward.return_annotation)

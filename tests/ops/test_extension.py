@@ -370,3 +370,14 @@ def test_a_module_that_forgets_its_argument_is_named() -> None:
         agraph (float[2] x) => (float[2] y) { y = tests.extension.forgets.Forgets(x) }"""
     with pytest.raises(TypeError, match=r"Forgets must keep its argument 'n' as self\.n"):
         qt.import_model(parser.parse_model(text))
+
+
+def test_a_module_without_a_constructor() -> None:
+    @qt.register_op(DOMAIN, "Center")
+    class Center(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x - x.mean(-1, keepdim=True)
+
+    module = qt.import_model(model("Center"))
+    for own in (module, qt.import_model(qt.export_qonnx(module))):
+        assert torch.equal(own(X), Center()(X))
