@@ -49,10 +49,8 @@ from qonnx_torch.testing import backend_cases
 ROOT = Path(__file__).resolve().parents[1]
 IMPORT_SECONDS, RUN_SECONDS = 20.0, 10.0
 MEMORY = 1 << 30  # bytes above what the worker has; the files have less than 2 MiB
-TIMES, TIMES_OF_INPUTS = (
-    40,
-    16,
-)  # what an import may take: of the file, of the inputs that a batch is tried on
+TIMES = 40  # what an import may take besides, in sizes of the file
+TIMES_OF_INPUTS = 256  # and of the inputs, where a batch is tried
 LARGEST = 2 << 20
 
 LISTED = ("imported", "InvalidModelError", "UnsupportedModelError")

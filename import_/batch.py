@@ -10,7 +10,8 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Container, MutableSequence, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, TypeGuard
 
 import torch
 from onnx import GraphProto, ModelProto, NodeProto, helper, numpy_helper
@@ -21,6 +22,7 @@ from qonnx_torch.graphs import reads, subgraphs, value_names_of
 from qonnx_torch.ops.standard.recurrent import gru, lstm, rnn
 from qonnx_torch.ops.standard.resize import resize
 from qonnx_torch.ops.standard.shape import flatten, reshape
+from qonnx_torch.passes.inputs import Inputs
 from qonnx_torch.passes.shapes import FakeInterpreter, InputSpec, declared_inputs, propagate
 from qonnx_torch.provenance import value_names
 
@@ -57,6 +59,7 @@ def rebatch(model: ModelProto, batch: int | str, tensors: TensorStore) -> ModelP
     batched = _batched_inputs(specs)
     if not batched:
         raise UnsupportedModelError("no input has a leading dimension, so there is no batch to change")
+    specs = _sized(module, specs, batched)
     old = specs[batched[0]].shape[0]  # type: ignore[index]
     size = old if isinstance(old, int) else 1
     _require_moderate_inputs(specs)
@@ -99,6 +102,25 @@ def _batched_inputs(specs: Sequence[InputSpec]) -> list[int]:
     leading = [s.shape[0] if s.shape else None for s in specs]
     first = next((n for n in leading if n is not None), None)
     return [i for i, s in enumerate(specs) if s.shape and s.shape[0] == first]
+
+
+def _sized(module: fx.GraphModule, specs: list[InputSpec], batched: Sequence[int]) -> list[InputSpec]:
+    """Returns the inputs with the least size that works for each dynamic dimension but the batch."""
+    others = [d for i, spec in enumerate(specs) for d in spec.dims[i in batched :]]
+    if all(isinstance(d, int) for d in others):
+        return specs
+    try:
+        sizes = Inputs(module).smallest().sizes
+    except UnsupportedModelError:
+        return specs
+    result = []
+    for i, spec in enumerate(specs):
+        if spec.shape is not None:
+            batch = spec.shape[: i in batched]
+            shape = (sizes.get(d, 1) if isinstance(d, str) else d for d in spec.dims[len(batch) :])
+            spec = replace(spec, shape=(*batch, *shape))
+        result.append(spec)
+    return result
 
 
 def _require_moderate_inputs(specs: Sequence[InputSpec]) -> None:
@@ -177,9 +199,9 @@ class _FrozenConstants(FakeInterpreter):
                 kwargs = {**kwargs, "axis": 1}
                 self.changes[node] = ("axis", 1)
         elif target is resize:
-            if len(args) > 3 and args[3] and not kwargs.get("axes"):
+            if len(args) > 3 and _is_constant(node.args[3]) and not kwargs.get("axes"):
                 args, kwargs = self._mend_sizes(node, args, kwargs, before, axis)
-        elif isinstance(node.args[1], (tuple, list)) and all(type(n) is int for n in node.args[1]):
+        elif _is_constant(node.args[1]):
             shape = self._grown_shape(node, before, axis, bool(kwargs.get("allowzero", 0)))
             if shape != tuple(node.args[1]):
                 self.changes[node] = ("shape", shape)
@@ -256,6 +278,11 @@ def _zero_states(module: fx.GraphModule) -> set[Any]:
     constants = {s for n in nodes for s in n.args[_STATES.start :] if isinstance(s, fx.Node)}
     tensors = module.state_dict()
     return {s for s in constants if s.op == "get_attr" and not tensors[str(s.target)].any()}
+
+
+def _is_constant(numbers: Any) -> TypeGuard[Sequence[int]]:
+    """Whether an operator's sizes stand in the graph, so that they do not follow the batch."""
+    return isinstance(numbers, (tuple, list)) and bool(numbers) and all(type(n) is int for n in numbers)
 
 
 def _outputs(module: fx.GraphModule) -> list[fx.Node]:

@@ -315,3 +315,27 @@ def test_constant_states_of_zeros(op_type: str, layout: int) -> None:
     source.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(np.ones((1, 1, 3), np.float32), "h"))
     with pytest.raises(qt.UnsupportedModelError, match=r"initial_h .* must have the shape"):
         qt.import_model(source, batch="dynamic")
+
+
+def down_and_up(constant: bool) -> onnx.ModelProto:
+    """A U-Net in small: a strided convolution, and back to the size of the input, whatever that is."""
+    nodes = [
+        node("Conv", ["x", "w"], ["d"], kernel_shape=[4, 4], strides=[4, 4]),
+        node("Shape", ["x"], ["s"]),
+        node("Resize", ["d", "", "", "s"], ["u"], mode="nearest"),
+        node("Add", ["u", "x"], ["y"]),
+    ]
+    shape = (1, 2, 8, 8) if constant else ("batch", 2, "height", "width")
+    weight = np.random.default_rng(0).standard_normal((2, 2, 4, 4)).astype(np.float32)
+    return model(nodes, shape, w=weight)
+
+
+@pytest.mark.parametrize("constant", [False, True])
+def test_other_dynamic_dimensions_have_sizes_that_work(constant: bool) -> None:
+    source = down_and_up(constant)
+    module, expected = qt.import_model(source, batch="dynamic"), qt.import_model(source)
+    x = torch.randn(3, 2, 8, 8)
+    torch.testing.assert_close(module(x), torch.cat([expected(sample[None]) for sample in x]))
+    fixed = qt.export_qonnx(qt.import_model(source, batch=5)).graph.input[0].type.tensor_type.shape.dim
+    assert fixed[0].dim_value == 5
+    assert fixed[2].dim_param == ("" if constant else "height")
