@@ -69,12 +69,27 @@ class ConstantValues:
 
     def rank(self, node: fx.Node) -> int | None:
         """Returns the number of dimensions of a constant node; None where that is too much work, or fails."""
+        if self._hangs_on_subgraphs(node):
+            return None
         try:
             with Bounded():
                 value = self.value(node)
         except Exception:  # whatever it is: it fails again, with its own message, when the module runs
             return None
         return value.dim() if isinstance(value, torch.Tensor) else None
+
+    def _hangs_on_subgraphs(self, node: fx.Node) -> bool:
+        """Whether subgraphs, which may run for as long as they like, enter a value."""
+        waiting, seen = [node], {node}
+        while waiting:
+            step = waiting.pop()
+            if step.op == "call_module" and isinstance(
+                self._interpreter.fetch_attr(str(step.target)), SubgraphOperator
+            ):
+                return True
+            waiting += (new := set(step.all_input_nodes) - seen)
+            seen |= new
+        return False
 
 
 def nested_graphs(module: fx.GraphModule) -> Iterator[tuple[str, fx.GraphModule, ConstantValues]]:

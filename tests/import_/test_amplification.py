@@ -303,3 +303,30 @@ def test_outputs_too_large_to_compare_and_outputs_that_are_not() -> None:
         qt.import_model(expanded(1 << 22), batch="dynamic")
     large = make([node("Relu", ["x"], ["y"])], shape=(1, 3, 400, 400))
     assert qt.import_model(large, batch="dynamic")(torch.ones(2, 3, 8, 8)).shape == (2, 3, 8, 8)
+
+
+def test_an_endless_loop_in_front_of_a_quantizer() -> None:
+    """Whether a quantizer's constants have a rank is not worth running the loop that computes them."""
+    body = helper.make_graph(
+        [node("Identity", ["c"], ["going"]), node("Add", ["a", "a"], ["b"])],
+        "body",
+        [
+            helper.make_tensor_value_info("i", TensorProto.INT64, []),
+            helper.make_tensor_value_info("c", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("a", TensorProto.FLOAT, None),
+        ],
+        [
+            helper.make_tensor_value_info("going", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("b", TensorProto.FLOAT, None),
+        ],
+    )
+    flags = {"domain": QONNX, "signed": 1, "narrow": 0, "rounding_mode": "ROUND"}
+    nodes = [
+        node("Loop", ["m", "", "one"], ["s"], body=body),
+        node("Quant", ["w", "s", "zero", "four"], ["q"], **flags),
+        node("Quant", ["q", "one", "zero", "four"], ["r"], **flags),  # of a weight or of a bias?
+        node("Mul", ["x", "r"], ["y"]),
+    ]
+    numbers = {"one": 1.0, "zero": 0.0, "four": 4.0, "w": [1.0]}
+    constants = [numpy_helper.from_array(np.float32(v), k) for k, v in numbers.items()]
+    qt.import_model(make(nodes, [numpy_helper.from_array(np.int64(1 << 62), "m"), *constants]))
